@@ -1,0 +1,3 @@
+"""polytask: one model, many tasks."""
+
+__version__ = "0.1.0"

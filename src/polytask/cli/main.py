@@ -1,0 +1,36 @@
+"""The entry point: gathers the groups of commands and turns polytask's errors into one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from polytask.cli import papers
+from polytask.errors import PolytaskError
+
+app = typer.Typer(
+    help="polytask: one model, many tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (papers,):
+    group.register(app)
+
+
+def main() -> None:
+    """Run the command line; `PolytaskError` becomes one line on standard error and exit code 2, Ctrl-C becomes 130."""
+    try:
+        app()
+    except PolytaskError as error:
+        print(f"polytask: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("polytask: stopped; finished work is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
