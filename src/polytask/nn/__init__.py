@@ -1,0 +1,1 @@
+"""Layers and encoders that at least two systems use."""

@@ -14,6 +14,8 @@ class LogLoss(Metric):  # type: ignore[misc]
     """
 
     full_state_update = False
+    total: Tensor
+    rows: Tensor
 
     def __init__(self) -> None:
         super().__init__()

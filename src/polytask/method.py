@@ -1,0 +1,67 @@
+"""A method by name: a way of sharing and a balancer, as in ``mmoe+uncertainty``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from polytask.balance import Balancer, balancers
+from polytask.errors import InputError, suggest
+from polytask.share import Sharing, sharings
+
+
+@dataclass(frozen=True)
+class Method:
+    """What distinguishes one way of training a model of many tasks from another.
+
+    Args:
+        sharing, balance: names in `polytask.share.sharings` and `polytask.balance.balancers`.
+
+    >>> Method.parse("uncertainty")
+    Method(sharing='hard', balance='uncertainty')
+    >>> Method.parse("mmoe+equal").name
+    'mmoe+equal'
+    """
+
+    sharing: str = "hard"
+    balance: str = "equal"
+
+    @staticmethod
+    def parse(text: str) -> Method:
+        """The method that ``text`` names: ``SHARING``, ``BALANCER`` or ``SHARING+BALANCER``, in either order.
+
+        A part left out is hard sharing, or equal weights. An unknown name is an error that suggests the nearest.
+        """
+        chosen: dict[str, str] = {}
+        for part in text.split("+"):
+            role = "sharing" if part in sharings else "balance" if part in balancers else None
+            if role is None:
+                raise InputError(f"unknown method {part!r} in {text!r}: {suggest(part, [*sharings, *balancers])}")
+            if role in chosen:
+                raise InputError(f"method {text!r} names two of one kind: {chosen[role]!r} and {part!r}")
+            chosen[role] = part
+        return Method(**chosen)
+
+    @property
+    def name(self) -> str:
+        """``SHARING+BALANCER``."""
+        return f"{self.sharing}+{self.balance}"
+
+    def build_sharing(self) -> Sharing:
+        """The way of sharing with the defaults of its paper."""
+        return sharings[self.sharing]()
+
+    def build_balancer(self) -> Balancer:
+        """The balancer with the defaults of its paper."""
+        return balancers[self.balance]()
+
+
+def parse_methods(texts: Iterable[str]) -> list[Method]:
+    """The methods that ``texts`` name, each once; ``all`` and its halves ``all-sharing`` and ``all-balancers`` stand for many."""
+    groups = {
+        "all": [Method(s, b) for s in sharings for b in balancers],
+        "all-sharing": [Method(s, "equal") for s in sharings],
+        "all-balancers": [Method("hard", b) for b in balancers],
+    }
+    methods = [method for text in texts for method in groups.get(text) or [Method.parse(text)]]
+    return list(dict.fromkeys(methods))

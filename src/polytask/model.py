@@ -1,0 +1,144 @@
+"""The model: a shared encoder, a pathway to each task, and the tasks' heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from polytask.data.examples import Batch, Inputs
+from polytask.errors import InputError, suggest
+from polytask.scope import task_scope
+from polytask.share import Hard, Sharing
+from polytask.task import Task, check_unique
+
+
+@runtime_checkable
+class Losses(Protocol):
+    """The one protocol that training needs: a module that turns a batch into named scalar losses.
+
+    Anything that has these two methods can be fitted; `Model` is the standard implementation. A method
+    ``label_counts(batch) -> dict[str, Tensor]`` is optional: with it, losses that are means over present labels are
+    weighed so that several processes, or several accumulated batches, give what one large batch gives.
+    """
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Scalar losses by task; a task that the batch has no labels for is left out."""
+        ...
+
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that several tasks train, among which their gradients can conflict."""
+        ...
+
+
+class Model(nn.Module):
+    """One model for many tasks: encoder, pathway, heads.
+
+    Args:
+        encoder: maps inputs to features, ``(N, width)``, or ``(N, width, H, W)`` for dense tasks. When it has an attribute
+            ``members`` above 1 its features are ``(N, members, width)``, an ensemble: the loss is the mean over members,
+            a prediction the mean of theirs.
+        tasks: what to predict.
+        sharing: the way of sharing; hard sharing by default.
+        width: the encoder's width, when the encoder has no attribute ``width``.
+
+    >>> import polytask as pt
+    >>> encoder = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU())
+    >>> model = pt.Model(encoder, [pt.Task.binary("churn"), pt.Task.regression("spend")], width=32)
+    >>> outputs = model(torch.randn(5, 16))
+    >>> {name: tuple(output.shape) for name, output in outputs.items()}
+    {'churn': (5, 1), 'spend': (5, 1)}
+    >>> list(model(torch.randn(5, 16), tasks=["churn"]))  # computes nothing for spend
+    ['churn']
+    """
+
+    def __init__(
+        self, encoder: nn.Module, tasks: Sequence[Task], sharing: Sharing | None = None, width: int | None = None
+    ) -> None:
+        super().__init__()
+        check_unique(tasks)
+        width = width if width is not None else getattr(encoder, "width", None)
+        if not isinstance(width, int):
+            raise InputError("the encoder has no attribute 'width': pass width=, the number of features that it gives")
+        self.tasks = {task.name: task for task in tasks}
+        self.sharing = sharing or Hard()
+        self.width = width
+        self.members = int(getattr(encoder, "members", 1))
+        self.encoder = encoder
+        self.pathway = self.sharing.build(width, tuple(self.tasks))
+        self.heads = nn.ModuleDict({task.name: task.head(width) for task in tasks})
+
+    def forward(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Outputs of the heads of ``tasks`` (all by default); only what these tasks need is computed.
+
+        For an ensemble encoder the outputs of its members stand in consecutive rows, ``(N * members, ...)``.
+        """
+        names = tuple(self.tasks) if tasks is None else self._known(tasks)
+        features = self.encoder(inputs)
+        if self.members > 1:
+            features = features.flatten(0, 1)
+        routed = self.pathway(features, names)
+        return {name: self.heads[name](routed[name]) for name in names}
+
+    def losses(self, batch: Batch | Mapping[str, tuple[Inputs, Tensor]]) -> dict[str, Tensor]:
+        """The loss of every task that the batch has targets for.
+
+        Args:
+            batch: ``(inputs, {task: target})`` where tasks share their inputs; or ``{task: (inputs, target)}`` where each
+                task has inputs of its own, and then each task's pass runs in its own task scope.
+        """
+        if isinstance(batch, Mapping):
+            losses: dict[str, Tensor] = {}
+            for name, (inputs, target) in batch.items():
+                with task_scope(name):
+                    losses |= self._losses(inputs, {name: target})
+            return losses
+        inputs, targets = batch
+        names = self._known(targets)
+        with task_scope(names) if len(names) == 1 else nullcontext():
+            return self._losses(inputs, targets)
+
+    def label_counts(self, batch: Batch | Mapping[str, tuple[Inputs, Tensor]]) -> dict[str, Tensor]:
+        """For each task in the batch, how many labels its loss averages over."""
+        targets = {name: target for name, (_, target) in batch.items()} if isinstance(batch, Mapping) else batch[1]
+        return {name: self.tasks[name].count(target) for name, target in targets.items()}
+
+    @torch.no_grad()
+    def predict(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Predictions in the user's units (probabilities, dollars): see `Task.decode`. Does not change the mode."""
+        predictions = {}
+        for name, output in self(inputs, tasks).items():
+            prediction = self.tasks[name].decode(output)
+            if self.members > 1:
+                prediction = prediction.reshape(-1, self.members, *prediction.shape[1:]).mean(1)
+            predictions[name] = prediction
+        return predictions
+
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that every task uses: the encoder's, and the shared part of the pathway."""
+        yield from self.encoder.parameters()
+        yield from self.pathway.shared_parameters()
+
+    def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
+        """The parameters that only ``task`` uses: its part of the pathway, and its head."""
+        (name,) = self._known([task])
+        yield from self.pathway.parameters_of(name)
+        yield from self.heads[name].parameters()
+
+    def _losses(self, inputs: Inputs, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        losses = {}
+        for name, output in self(inputs, tuple(targets)).items():
+            target = targets[name]
+            if self.members > 1:
+                target = target.repeat_interleave(self.members, 0)
+            losses[name] = self.tasks[name].loss(output, target)
+        return losses
+
+    def _known(self, names: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
+        for name in names:
+            if name not in self.tasks:
+                raise InputError(f"unknown task {name!r}: {suggest(name, self.tasks)}")
+        return tuple(names)

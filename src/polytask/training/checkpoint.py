@@ -1,0 +1,63 @@
+"""Checkpoints: everything a run needs to go on, in one file that is whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polytask.errors import InputError
+from polytask.files import replacing
+
+FILE = "checkpoint.pt"
+
+
+def fingerprint(settings: dict[str, Any]) -> str:
+    """A short hash of a run's settings, which are JSON values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``folder``: beside the earlier checkpoint first, then in its place."""
+    with replacing(folder / FILE) as temporary:
+        torch.save(state, temporary)
+
+
+def load(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The state in ``folder``, or ``None`` when there is none.
+
+    Raises `InputError` when the file is damaged, or belongs to a run with other settings.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: damaged checkpoint ({str(error).splitlines()[0]}); remove it to start again") from error
+    before = state["settings"]
+    if before != settings:
+        differ = [
+            f"{key} {before.get(key)!r} -> {settings.get(key)!r}" for key in settings if before.get(key) != settings[key]
+        ]
+        raise InputError(f"{path}: belongs to a run with other settings ({', '.join(differ)}); choose another folder")
+    return state
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """The state of torch's random generators that a run draws from, the CPU's first."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
