@@ -49,10 +49,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
     so that a mistyped output path never costs somebody their files.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path}: is a file, expected a folder to write")
-    if path.is_dir() and any(path.iterdir()) and not (path / "model.json").exists():
-        raise InputError(f"{path}: holds other files, expected an empty folder or an earlier model")
+    check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -60,6 +57,10 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
     try:
         yield temporary
+        for written in temporary.rglob("*"):
+            if written.is_file():
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
         os.chmod(temporary, 0o777 & ~_umask())
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
@@ -72,6 +73,15 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(path: Path | str) -> None:
+    """Raise `InputError` unless `replacing_folder` may write ``path``: absent, an empty folder, or an earlier model."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file, expected a folder to write")
+    if path.is_dir() and any(path.iterdir()) and not (path / "model.json").exists():
+        raise InputError(f"{path}: holds other files, expected an empty folder or an earlier model")
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -85,7 +85,12 @@ def descend(
     start = network.weights[links].numpy()
     split = np.concatenate([start.clip(0), (-start).clip(0)])
     found = minimize(
-        objective, split, jac=True, method="L-BFGS-B", bounds=[(0.0, units.bound)] * len(split), options={"maxiter": iterations}
+        objective,
+        split,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, units.bound)] * len(split),
+        options={"maxiter": iterations},
     )
     best = torch.from_numpy(found.x[:count] - found.x[count:])
     trained = _with_weights(network, best)

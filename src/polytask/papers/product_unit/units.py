@@ -6,7 +6,7 @@ Both kinds of unit are ``B_j(x) = g(sum_i w_ij phi_i(x))``: a product unit ``pro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -61,8 +61,13 @@ class Networks:
     links: Tensor
     outputs: Tensor
 
-    def __getitem__(self, index: int | Tensor) -> Networks:
+    def __getitem__(self, index: int | slice | Tensor | None) -> Networks:
         return Networks(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @staticmethod
+    def cat(networks: Sequence[Networks]) -> Networks:
+        """Populations joined along their first dimension."""
+        return Networks(*(torch.cat([getattr(n, field.name) for n in networks]) for field in fields(Networks)))
 
     def put(self, index: Tensor, others: Networks) -> None:
         """Overwrite the networks at ``index`` with ``others``, in place."""

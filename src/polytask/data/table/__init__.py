@@ -1,0 +1,29 @@
+"""Tables: files read, columns' kinds inferred, targets made tasks, preprocessing fitted, leaks named."""
+
+from polytask.data.table.columns import Category, Number, Text
+from polytask.data.table.kinds import KINDS, infer_kind
+from polytask.data.table.leaks import find_leaks
+from polytask.data.table.load import load_table
+from polytask.data.table.read import Chunk, read_rows, read_table
+from polytask.data.table.schema import Schema
+from polytask.data.table.split import SPLITS, split_rows
+from polytask.data.table.targets import TARGET_KINDS, labels, target_task
+
+__all__ = [
+    "KINDS",
+    "SPLITS",
+    "TARGET_KINDS",
+    "Category",
+    "Chunk",
+    "Number",
+    "Schema",
+    "Text",
+    "find_leaks",
+    "infer_kind",
+    "labels",
+    "load_table",
+    "read_rows",
+    "read_table",
+    "split_rows",
+    "target_task",
+]

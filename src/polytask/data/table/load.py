@@ -1,0 +1,189 @@
+"""A table and its targets as a data set ready for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polytask.data.examples import DataSet, Examples
+from polytask.data.table.leaks import find_leaks
+from polytask.data.table.read import read_table
+from polytask.data.table.schema import Schema
+from polytask.data.table.split import SHARES, split_rows
+from polytask.data.table.targets import describe, labels, target_task
+from polytask.errors import InputError, suggest
+from polytask.files import sha256
+from polytask.nn.tabular import TabularEncoder
+from polytask.task import Binary, Classification, Ordinal, Task
+
+PARTS = ("train", "validation", "test")
+
+
+def load_table(
+    table: Path | str | pl.DataFrame,
+    targets: Sequence[str],
+    *,
+    drop: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+    where: str | None = None,
+    split: str = "random",
+    split_column: str | None = None,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+    row_limit: int | None = None,
+    separator: str | None = None,
+) -> DataSet:
+    """A table as a data set: tasks from target columns, splits, preprocessing fitted on the training rows, an encoder.
+
+    Rows in which every target is missing are left out. Targets are never features of each other. The group or time column
+    of a split is no feature.
+
+    Args:
+        table: a file (CSV or TSV, gzip too, Parquet, Arrow: see `polytask.data.table.read_table`) or a frame.
+        targets: columns to predict, each ``NAME`` with its kind inferred or ``NAME:kind`` (binary, classification, ordinal,
+            regression): see `polytask.data.table.target_task`.
+        drop: columns to leave out.
+        kinds: kinds of feature columns that are not to be inferred: numeric, boolean, categorical, date, text.
+        where: a condition in SQL that rows must meet, such as ``age >= 18 AND country = 'NL'``.
+        split: ``random``, ``stratified`` (each class of ``split_column`` divided alike; by default the first target with
+            classes), ``group`` (no group of ``split_column`` in two parts), ``time`` (the latest rows are the test part).
+        split_column: the classes, groups or times of the split.
+        shares: of training, validation and test rows.
+        seed: of the split.
+        row_limit: read the first rows only.
+        separator: between a text file's fields.
+
+    Returns:
+        A data set whose ``schema`` is the fitted `Schema`, and whose ``provenance`` has the file's SHA-256, the split, the
+        lines ``report`` (each target and what kind it is taken for) and ``warnings`` (leaks, ids and constants left out).
+
+    Raises:
+        InputError: in one line, naming file, row, column, value and what was expected.
+    """
+    name = "table" if isinstance(table, pl.DataFrame) else str(table)
+    if not targets:
+        raise InputError(f"{name}: no target was given, expected at least one column to predict")
+    text = [column for column, kind in (kinds or {}).items() if kind in ("categorical", "text", "boolean")]
+    if isinstance(table, pl.DataFrame):
+        frame = table.head(row_limit) if row_limit is not None else table
+        if frame.is_empty():
+            raise InputError(f"{name}: has no rows, expected some")
+    else:
+        frame = read_table(table, text=text, separator=separator, row_limit=row_limit)
+    for column in [*drop, *([split_column] if split_column else [])]:
+        if column not in frame.columns:
+            raise InputError(f"{name}: unknown column {column!r}: {suggest(column, frame.columns)}")
+    tasks = [target_task(target, frame, name) for target in targets]
+    encoded = {task.name: labels(frame[task.name], task, name) for task in tasks}
+    kept = _kept(frame, where, tasks, encoded, name)
+    if not kept.all():
+        frame = frame.filter(pl.Series(kept))
+        encoded = {column: label[torch.from_numpy(kept)] for column, label in encoded.items()}
+    divided = _split_column(frame, split, split_column, tasks, name)
+    index = dict(zip(PARTS, split_rows(len(frame), split, divided, shares, seed), strict=True))
+    split_targets = {
+        part: {column: label[torch.from_numpy(rows)] for column, label in encoded.items()} for part, rows in index.items()
+    }
+    warnings = _check_classes(tasks, split_targets, name)
+    not_features = {*drop, *encoded, *([split_column] if split in ("group", "time") and split_column else [])}
+    features = frame.drop(not_features)
+    del frame
+    train = features[index["train"]]
+    schema = Schema.fit(train, kinds, name)
+    train_inputs = schema.transform(train, name)
+    del train
+    inputs = {"train": train_inputs}
+    for part in PARTS[1:]:
+        inputs[part] = schema.transform(features[index[part]], name)
+    warnings += [*schema.warnings, *find_leaks(schema, train_inputs, split_targets["train"], tasks)]
+    examples = {part: Examples(inputs[part], split_targets[part]) for part in PARTS}
+    return DataSet(
+        name=Path(name).name.split(".")[0],
+        tasks=tasks,
+        train=examples["train"],
+        validation=examples["validation"],
+        test=examples["test"],
+        encoder=partial(TabularEncoder, **schema.encoder_settings()),
+        settings=training_settings(len(index["train"])),
+        provenance={
+            "source": name,
+            "sha256": None if isinstance(table, pl.DataFrame) else sha256(table),
+            "where": where,
+            "split": {"how": split, "column": split_column, "shares": list(shares), "seed": seed},
+            "rows": {part: len(rows) for part, rows in index.items()},
+            "report": [describe(task, split_targets["train"][task.name]) for task in tasks],
+            "warnings": warnings,
+        },
+        schema=schema,
+    )
+
+
+def training_settings(rows: int) -> dict[str, Any]:
+    """The defaults of training on ``rows`` rows of a table: keyword arguments of `polytask.fit`."""
+    return {"batch_size": 256 if rows < 100_000 else 1024, "lr": 2e-3, "weight_decay": 3e-4}
+
+
+def _kept(
+    frame: pl.DataFrame, where: str | None, tasks: Sequence[Task], encoded: Mapping[str, Tensor], name: str
+) -> NDArray[np.bool_]:
+    """Which rows meet ``where`` and have a label."""
+    kept = np.ones(len(frame), dtype=bool)
+    if where is not None:
+        try:
+            kept &= frame.select(pl.sql_expr(where).cast(pl.Boolean).fill_null(False)).to_series().to_numpy()
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{name}: where {where!r}: {reason}, expected a condition on {', '.join(frame.columns)}") from error
+        if not kept.any():
+            raise InputError(f"{name}: none of {len(frame)} rows meets {where!r}, expected some")
+    kept &= torch.stack([task.present(encoded[task.name]) for task in tasks]).any(0).numpy()
+    if not kept.any():
+        raise InputError(f"{name}: no row that meets {where!r} has a label, expected some")
+    return kept
+
+
+def _split_column(
+    frame: pl.DataFrame, split: str, column: str | None, tasks: Sequence[Task], name: str
+) -> pl.Series | None:
+    """The column that divides the rows, checked against the way of splitting."""
+    if split == "random" and column is not None:
+        raise InputError(f"{name}: a random split takes no split column, got {column!r} (stratified, group or time do)")
+    if split in ("group", "time") and column is None:
+        raise InputError(f"{name}: a {split} split needs a split column, expected one of {', '.join(frame.columns)}")
+    if split == "stratified" and column is None:
+        labelled = [task.name for task in tasks if isinstance(task, Binary | Classification | Ordinal)]
+        if not labelled:
+            raise InputError(f"{name}: a stratified split needs a target with classes, or a split column")
+        column = labelled[0]
+    return None if column is None else frame[column]
+
+
+def _check_classes(tasks: Sequence[Task], targets: Mapping[str, Mapping[str, Tensor]], name: str) -> list[str]:
+    """`InputError` for a class that training never sees; warnings for parts in which a target cannot be scored."""
+    warnings = []
+    for task in tasks:
+        known = {part: values[task.name][task.present(values[task.name])] for part, values in targets.items()}
+        for part, values in known.items():
+            if len(values) == 0 and part == "train":
+                raise InputError(f"{name}: target {task.name!r}: no label in the training part, expected some")
+            if len(values) == 0:
+                warnings.append(f"target {task.name!r} has no label in the {part} part")
+        if isinstance(task, Binary | Classification | Ordinal):
+            seen = {part: values.long().bincount(minlength=len(task.classes)) for part, values in known.items()}
+            for i, label in enumerate(task.classes):
+                elsewhere = {part: int(seen[part][i]) for part in PARTS[1:] if int(seen[part][i])}
+                if int(seen["train"][i]) == 0 and elsewhere:
+                    counts = " and ".join(f"{count} rows of the {part} part" for part, count in elsewhere.items())
+                    raise InputError(
+                        f"{name}: target {task.name!r}: class {label!r} is only in {counts}, none for training: "
+                        "expected more rows of it, a stratified split, or a condition (where) that leaves it out"
+                    )
+    return warnings

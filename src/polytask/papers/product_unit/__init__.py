@@ -1,0 +1,1 @@
+from polytask.papers.product_unit.estimator import ProductUnitNetwork

@@ -1,0 +1,124 @@
+"""A saved model on tables: predictions in a stream of constant memory, and labelled rows to judge it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from polytask.data.examples import Examples
+from polytask.data.table import labels, read_rows, read_table
+from polytask.errors import InputError
+from polytask.files import replacing
+
+if TYPE_CHECKING:
+    from polytask.data.table import Schema
+    from polytask.store import Saved
+
+ROW = "row"
+"""The output's first column: the number of the input's row, from 1, the header not counted."""
+
+SINKS: dict[str, Callable[[pl.LazyFrame, Path], Any]] = {
+    ".parquet": lambda frame, path: frame.sink_parquet(path),
+    ".csv": lambda frame, path: frame.sink_csv(path),
+    ".tsv": lambda frame, path: frame.sink_csv(path, separator="\t"),
+    ".arrow": lambda frame, path: frame.sink_ipc(path),
+    ".feather": lambda frame, path: frame.sink_ipc(path),
+}
+"""How predictions are written, by the output's suffix."""
+
+
+@dataclass
+class Predicted:
+    """What `predict_table` did: how many rows were predicted, and how many could not be read."""
+
+    rows: int = 0
+    bad: int = 0
+
+
+def predict_table(
+    saved: Saved,
+    source: Path | str,
+    out: Path | str,
+    *,
+    separator: str | None = None,
+    batch_rows: int = 4096,
+    on_bad: Callable[[int, str], None] = lambda row, reason: None,
+) -> Predicted:
+    """Predict every row of a table in a file, in constant memory.
+
+    The output has the column ``row`` and each task's columns (`polytask.Task.table`): for labels the class's name and the
+    classes' probabilities, for regression the value. It is written beside ``out``, then renamed.
+
+    Args:
+        saved: a model of a table.
+        source: CSV, TSV (gzip too), Parquet or Arrow; columns that the model does not read are ignored.
+        out: ends in one of `SINKS`.
+        separator: between a text file's fields; by default a comma, or a tab for ``.tsv``.
+        batch_rows: rows that the model is given at a time.
+        on_bad: called with the number and the reason of each row that cannot be read; such a row is not in the output.
+
+    Raises:
+        InputError: ``source`` cannot be read, lacks a column, or none of its rows can be read; ``out`` cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    if out.suffix not in SINKS:
+        raise InputError(f"{out}: unknown type of file, expected one that ends in {', '.join(SINKS)}")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"{out}: is the input itself, expected another file to write")
+    schema = table_schema(saved)
+    done = Predicted()
+
+    def frames() -> Iterator[pl.DataFrame]:
+        for chunk in read_rows(source, schema, separator=separator):
+            for row, reason in chunk.bad.items():
+                done.bad += 1
+                on_bad(row, reason)
+            for start in range(0, len(chunk.frame), batch_rows):
+                inputs = schema.transform(chunk.frame[start : start + batch_rows], str(source))
+                predictions = saved.model.predict(inputs)
+                columns = {ROW: chunk.rows[start : start + batch_rows]}
+                for name, prediction in predictions.items():
+                    columns |= saved.model.tasks[name].table(prediction)
+                done.rows += len(columns[ROW])
+                yield pl.DataFrame(columns)
+
+    stream = frames()
+    first = next(stream, None)
+    if first is None:
+        raise InputError(f"{source}: none of its {done.bad} rows can be read, expected some")
+    frame = register_io_source(lambda *_: chain([first], stream), schema=first.schema)
+    with replacing(out) as temporary:
+        try:
+            SINKS[out.suffix](frame, temporary)
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"{out}: cannot be written ({error})") from error
+    return done
+
+
+def read_examples(saved: Saved, source: Path | str, *, separator: str | None = None) -> Examples:
+    """The rows of a table, transformed by the model's own schema, with the labels of those of its tasks that are there.
+
+    Raises `InputError` when a row cannot be read (a judgement on part of the rows would mislead), when no column is a
+    task's, or when a label is none of the task's.
+    """
+    schema = table_schema(saved)
+    # As at training: a column of categories is text even where these rows' values all look like numbers.
+    text = [column for column, kind in schema.kinds.items() if kind in ("categorical", "text", "boolean")]
+    frame = read_table(source, text=text, separator=separator)
+    targets = {name: labels(frame[name], task, str(source)) for name, task in saved.model.tasks.items() if name in frame.columns}
+    if not targets:
+        raise InputError(f"{source}: has no target column, expected at least one of {', '.join(saved.model.tasks)}")
+    return Examples(schema.transform(frame, str(source)), targets)
+
+
+def table_schema(saved: Saved) -> Schema:
+    """The model's schema; `InputError` when it is no model of a table."""
+    if saved.schema is None:
+        raise InputError(f"{saved.path}: is no model of a table, it has no schema")
+    return saved.schema
