@@ -35,7 +35,7 @@ reproduce: install  ## run the claims of every written paper: writes claims/
 
 docs: install  ## build the documentation: writes site/
 	@echo "Building the documentation into site/."
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: install  ## choose new versions: writes requirements/lock.txt
 	@echo "Choosing the newest versions that fit pyproject.toml."

@@ -26,7 +26,7 @@ from polytask.training.history import FILE as HISTORY
 from polytask.training.history import finite
 
 LEAST_STEPS = 500
-"""Optimizer steps that a run takes at least, when neither steps nor epochs are given: ten passes teach a small table little."""
+"""Optimizer steps of a run at least, when neither steps nor epochs are given: ten passes teach a small table little."""
 
 REHEARSED_STEPS = 5
 REHEARSED_ROWS = 512
@@ -43,7 +43,7 @@ class Recipe:
             ``steps`` and ``epochs`` a run takes the data's epochs (10 unless it says otherwise), 500 steps at least.
     """
 
-    method: Method = Method()
+    method: Method = field(default_factory=Method)
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from polytask.data.examples import Batch, Inputs
 from polytask.errors import InputError, suggest
 from polytask.scope import task_scope
-from polytask.share import Hard, Sharing
+from polytask.share import Hard, Sharing, TaskModules
 from polytask.task import Task, check_unique
 
 
@@ -22,7 +22,8 @@ class Losses(Protocol):
 
     Anything that has these two methods can be fitted; `Model` is the standard implementation. A method
     ``label_counts(batch) -> dict[str, Tensor]`` is optional: with it, losses that are means over present labels are
-    weighed so that several processes, or several accumulated batches, give what one large batch gives.
+    weighed so that several processes, or several accumulated batches, give what one large batch gives. So is an attribute
+    ``tasks``, all tasks' names in order, which balancers that keep something for each task ask for.
     """
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -69,7 +70,7 @@ class Model(nn.Module):
         self.members = int(getattr(encoder, "members", 1))
         self.encoder = encoder
         self.pathway = self.sharing.build(width, tuple(self.tasks))
-        self.heads = nn.ModuleDict({task.name: task.head(width) for task in tasks})
+        self.heads = TaskModules({task.name: task.head(width) for task in tasks})
 
     def forward(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the heads of ``tasks`` (all by default); only what these tasks need is computed.
@@ -110,7 +111,10 @@ class Model(nn.Module):
     def predict(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Predictions in the user's units (probabilities, dollars): see `Task.decode`. Does not change the mode."""
         predictions = {}
-        for name, output in self(inputs, tasks).items():
+        names = tuple(self.tasks) if tasks is None else self._known(tasks)
+        with task_scope(names) if len(names) == 1 else nullcontext():
+            outputs = self(inputs, names)
+        for name, output in outputs.items():
             prediction = self.tasks[name].decode(output)
             if self.members > 1:
                 prediction = prediction.reshape(-1, self.members, *prediction.shape[1:]).mean(1)

@@ -111,7 +111,9 @@ def read_examples(saved: Saved, source: Path | str, *, separator: str | None = N
     # As at training: a column of categories is text even where these rows' values all look like numbers.
     text = [column for column, kind in schema.kinds.items() if kind in ("categorical", "text", "boolean")]
     frame = read_table(source, text=text, separator=separator)
-    targets = {name: labels(frame[name], task, str(source)) for name, task in saved.model.tasks.items() if name in frame.columns}
+    targets = {
+        name: labels(frame[name], task, str(source)) for name, task in saved.model.tasks.items() if name in frame.columns
+    }
     if not targets:
         raise InputError(f"{source}: has no target column, expected at least one of {', '.join(saved.model.tasks)}")
     return Examples(schema.transform(frame, str(source)), targets)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,16 +46,19 @@ class _Stack(threading.local):
 _stack = _Stack()
 
 
-@contextlib.contextmanager
-def _entered(scope: Scope | None) -> Iterator[None]:
-    if scope is None:
-        yield
-        return
-    _stack.scopes.append(scope)
-    try:
-        yield
-    finally:
-        _stack.scopes.pop()
+class _Entered:
+    """Enters a scope, any number of times: a checkpointed block runs again in each backward pass over one graph."""
+
+    def __init__(self, scope: Scope | None) -> None:
+        self.scope = scope
+
+    def __enter__(self) -> None:
+        if self.scope is not None:
+            _stack.scopes.append(self.scope)
+
+    def __exit__(self, *error: object) -> None:
+        if self.scope is not None:
+            _stack.scopes.pop()
 
 
 def task_scope(names: str | Sequence[str], index: Tensor | None = None) -> contextlib.AbstractContextManager[None]:
@@ -66,9 +69,15 @@ def task_scope(names: str | Sequence[str], index: Tensor | None = None) -> conte
         index: for a batch that mixes tasks, ``(N,)`` integers: the position in ``names`` of each example's task.
     """
     names = (names,) if isinstance(names, str) else tuple(names)
-    if index is not None and (index.ndim != 1 or index.is_floating_point()):
-        raise InputError(f"task index of shape {tuple(index.shape)} and type {index.dtype}, expected (N,) integers")
-    return _entered(Scope(names, index))
+    if not names:
+        raise InputError("a task scope of no tasks, expected at least one")
+    if index is not None:
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise InputError(f"task index of shape {tuple(index.shape)} and type {index.dtype}, expected (N,) integers")
+        # On another device a look would wait for it; there the indexing itself checks.
+        if index.device.type == "cpu" and len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(names):
+            raise InputError(f"task index from {index.min()} to {index.max()}, expected 0 to {len(names) - 1}: {names}")
+    return _Entered(Scope(names, index))
 
 
 def current() -> Scope | None:
@@ -82,7 +91,7 @@ def kept() -> tuple[contextlib.AbstractContextManager[None], contextlib.Abstract
     The block is computed again during the backward pass, outside the ``with`` statement and perhaps in another thread;
     this gives the second computation the scope of the first.
     """
-    return contextlib.nullcontext(), _entered(current())
+    return contextlib.nullcontext(), _Entered(current())
 
 
 def task_index(x: Tensor, tasks: Sequence[str]) -> Tensor:

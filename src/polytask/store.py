@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch as safetensors
@@ -96,6 +97,10 @@ def save(
             "encoder": _describe_encoder(model.encoder),
             "width": model.width,
             "sharing": {"name": model.sharing.name, **model.sharing.settings()},
+            "parameters": {
+                "shared": _count(model.shared_parameters()),
+                "tasks": {name: _count(model.parameters_of(name)) for name in model.tasks},
+            },
             "inputs": _describe_inputs(dataset.train.inputs) if dataset is not None else None,
             "data": {"name": dataset.name, **dataset.provenance} if dataset is not None else None,
             "recipe": dict(recipe or {}),
@@ -145,7 +150,7 @@ def load(path: Path | str, encoder: nn.Module | None = None) -> Saved:
     try:
         safetensors.load_model(model, path / WEIGHTS)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = shorten(str(error), 300, placeholder=" ...")
         raise InputError(f"{path / WEIGHTS}: does not fit the encoder {about['encoder']['class']} ({reason})") from error
     schema = None
     if SCHEMA in about["files"]:
@@ -169,7 +174,14 @@ def read_about(path: Path | str) -> dict[str, Any]:
             f"{path / ABOUT}: format {number}, written by polytask {about.get('polytask')}; "
             f"polytask {__version__} reads formats up to {FORMAT}: upgrade polytask"
         )
+    missing = [key for key in ("tasks", "encoder", "width", "sharing", "parameters", "recipe", "files") if key not in about]
+    if missing:
+        raise InputError(f"{path / ABOUT}: does not describe a model (no {', '.join(missing)})")
     return about
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _describe_encoder(encoder: nn.Module) -> dict[str, Any]:
@@ -187,8 +199,8 @@ def _build_encoder(path: Path, values: Mapping[str, Any]) -> nn.Module:
 
 
 def _describe_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
-    """For each input tensor its type, the shape of an example, and the values that every position takes."""
-    named = {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
+    """For each input tensor (``""`` when there is one without a name) its type, an example's shape, its values' range."""
+    named = {"": inputs} if isinstance(inputs, Tensor) else inputs
     return {name: _describe_tensor(tensor) for name, tensor in named.items()}
 
 
@@ -215,6 +227,7 @@ def _write_tensors(file: Path, content: Model | Mapping[str, Tensor], path: Path
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
-        return safetensors.load_file(file)
+        tensors: dict[str, Tensor] = safetensors.load_file(file)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: damaged, not a whole safetensors file ({error})") from error
+    return tensors

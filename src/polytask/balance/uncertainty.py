@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance._balancer import LossWeighting, balancers
+from polytask.errors import InputError
 
 
 @balancers.add("uncertainty")
@@ -24,9 +25,13 @@ class Uncertainty(LossWeighting):
 
     def prepare(self, tasks: Sequence[str]) -> None:
         super().prepare(tasks)
+        if not tasks:
+            raise InputError(
+                "uncertainty learns a weight for each task: give the model an attribute 'tasks' with their names"
+            )
         self.log_variance = nn.Parameter(torch.zeros(len(tasks)))
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
-        index = [self.tasks.index(name) for name in losses]
-        s = self.log_variance if len(index) == len(self.tasks) else self.log_variance[index]
+        names = tuple(losses)
+        s = self.log_variance if names == self.tasks else self.log_variance[[self.tasks.index(name) for name in names]]
         return (torch.exp(-s) * torch.stack(tuple(losses.values())) + s / 2).sum()

@@ -5,19 +5,23 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from polytask.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
-    from polytask.data import DataSet
+    from polytask.data import DataSet, Examples
+    from polytask.store import Saved
+    from polytask.task import Task
+    from polytask.training import Metrics
 
 Options = TypeVar("Options")
 
@@ -75,7 +79,7 @@ class DataOptions:
             for option in ("target", "drop", "kind", "where", "split_column", "separator"):
                 if getattr(self, option):
                     raise InputError(f"{self.data}: --{option.replace('_', '-')} is for tables; choose tasks by --task")
-            chosen = {"tasks": self.task} if self.task else {}
+            chosen: dict[str, Any] = {"tasks": self.task} if self.task else {}
             return multidigits(**chosen) if self.data == "multidigits" else multi_images(self.data, **chosen)
         if self.task:
             raise InputError(f"{self.data}: --task is for image data; name the columns to predict by --target")
@@ -91,15 +95,36 @@ class DataOptions:
         )
 
 
+def labelled(saved: Saved, data: str, separator: str | None = None) -> Examples:
+    """The rows to judge a saved model by: a table's labelled rows, or the test split of image data."""
+    from polytask.data import multi_images, multidigits
+    from polytask.files import sha256
+    from polytask.predicting import read_examples
+
+    tasks = list(saved.model.tasks)
+    if data == "multidigits":
+        return multidigits(tasks).test
+    if Path(data).is_dir():
+        return multi_images(data, tasks).test
+    examples = read_examples(saved, data, separator=separator)
+    if (saved.about["data"] or {}).get("sha256") == sha256(data):
+        tell([f"warning: {saved.path} was trained on rows of {data}: these figures flatter it"], "yellow")
+    return examples
+
+
 def accepts(options: Callable[..., Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
     """A decorator for a command whose options are the fields of the dataclass ``options``: it is called with one of them."""
+
+    hints = get_type_hints(options, include_extras=True)
+    fields = inspect.signature(options).parameters.values()
+    signature = inspect.Signature([field.replace(annotation=hints[field.name]) for field in fields])
 
     def decorate(command: Callable[[Options], None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             command(options(**values))
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.signature(options, eval_str=True)  # type: ignore[attr-defined]
+        run.__signature__ = signature  # type: ignore[attr-defined]
         return run
 
     return decorate
@@ -122,11 +147,14 @@ def tell_about(data: DataSet) -> None:
     tell([f"warning: {line}" for line in data.provenance.get("warnings", [])], "yellow")
 
 
-def show(table: Table) -> None:
-    """Print a table of results on standard output."""
+def show(*parts: RenderableType) -> None:
+    """Print results on standard output: tables and the like as they are, a string as a title."""
     from rich.console import Console
+    from rich.text import Text
 
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(Text(part, style="bold") if isinstance(part, str) else part)
 
 
 def show_json(value: Any) -> None:
@@ -137,17 +165,26 @@ def show_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def metrics_table(title: str, metrics: Mapping[str, Mapping[str, float]], rows: Mapping[str, int]) -> Table:
-    """Metrics as a table: a row for each task, its main metric first, and how many labels they are over."""
+def metrics_table(tasks: Sequence[Task], metrics: Metrics, examples: Examples) -> Table:
+    """Metrics as a table: for each task its main metric, with the number of labels it is over, then the others."""
+    table = plain_table("task", ">labels", "metric", ">value")
+    for task in tasks:
+        if task.name in metrics:
+            values = dict(metrics[task.name])
+            labels = int(task.present(examples.targets[task.name]).sum())
+            table.add_row(task.name, f"{labels:,}", task.metric, f"{values.pop(task.metric):.4f}")
+            for metric, value in values.items():
+                table.add_row("", "", metric, f"{value:.4f}", style="dim")
+    return table
+
+
+def plain_table(*columns: str) -> Table:
+    """An empty table without lines; a column whose name starts with ``>`` is flush right."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False)
-    table.add_column("task")
-    table.add_column("labels", justify="right")
-    table.add_column("metrics")
-    for name, values in metrics.items():
-        main, *others = (f"{metric} {value:.4f}" for metric, value in values.items())
-        table.add_row(name, f"{rows[name]:,}", f"[bold]{main}[/bold]  [dim]{'  '.join(others)}[/dim]")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return table
 
 

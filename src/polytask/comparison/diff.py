@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.data.examples import Examples
@@ -17,7 +18,10 @@ from polytask.statistics import holm
 from polytask.task import Task
 from polytask.training.evaluate import batches
 
-Verdict = Literal["better", "worse", "undecided"]
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+Verdict: TypeAlias = Literal["better", "worse", "undecided"]
 
 LEVEL = 0.95
 """The confidence of the intervals; verdicts hold for all tasks together at this level."""
@@ -56,7 +60,7 @@ def diff(
     data_a: Examples,
     data_b: Examples | None = None,
     *,
-    resamples: int = 2000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[TaskDifference]:
@@ -85,36 +89,40 @@ def diff(
     if resamples < 40 * len(names):
         raise InputError(f"{resamples} resamples cannot decide {len(names)} tasks, expected at least {40 * len(names)}")
     pairs = {name: _pair(name, a, b) for name in names}
-    columns_a, columns_b = _columns(a, data_a, names), _columns(b, data_b, names)
-    measured = np.empty((resamples, len(names), 2))
+    columns = [_columns(model, data, names) for model, data in ((a, data_a), (b, data_b))]
+    metrics = {name: a.tasks[name].metrics()[a.tasks[name].metric].build() for name in names}
+
+    def measure(name: str, rows: Tensor | slice) -> list[float]:
+        sides = zip(pairs[name], columns, strict=True)
+        return [_measure(task, metrics[name], *(column[rows] for column in side[name])) for task, side in sides]
+
     rng = np.random.default_rng(seed)
+    resampled = np.empty((len(names), resamples))
     for i in range(resamples):
         rows = torch.from_numpy(rng.integers(len(data_a), size=len(data_a)))
         for k, name in enumerate(names):
-            for m, (task, (prediction, target)) in enumerate(zip(pairs[name], (columns_a[name], columns_b[name]), strict=True)):
-                measured[i, k, m] = _measure(task, prediction[rows], target[rows])
+            before, after = measure(name, rows)
+            resampled[k, i] = after - before
         progress(i + 1)
-    differences = measured[:, :, 1] - measured[:, :, 0]
-    intervals = [_interval(differences[:, k]) for k in range(len(names))]
+    intervals = [_interval(differences) for differences in resampled]
     corrected = holm([p for _, _, p in intervals])
     found = []
     for name, (low, high, _), p in zip(names, intervals, corrected, strict=True):
         task = a.tasks[name]
-        values = [_measure(t, *columns[name]) for t, columns in zip(pairs[name], (columns_a, columns_b), strict=True)]
-        difference = values[1] - values[0]
+        before, after = measure(name, slice(None))
         found.append(
             TaskDifference(
                 task=name,
                 metric=task.metric,
                 higher_is_better=task.higher_is_better,
-                labels=int(task.present(columns_a[name][1]).sum()),
-                a=values[0],
-                b=values[1],
-                difference=difference,
+                labels=int(task.present(data_a.targets[name]).sum()),
+                a=before,
+                b=after,
+                difference=after - before,
                 low=low,
                 high=high,
                 p=float(p),
-                verdict=_verdict(difference, float(p), task.higher_is_better),
+                verdict=_verdict(after - before, float(p), task.higher_is_better),
             )
         )
     return found
@@ -130,7 +138,7 @@ def _pair(name: str, a: Model, b: Model) -> tuple[Task, Task]:
     return first, second
 
 
-def _columns(model: Model, data: Examples, names: list[str]) -> Mapping[str, tuple[Tensor, Tensor]]:
+def _columns(model: Model, data: Examples, names: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
     """Predictions and targets of every row, by task."""
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for inputs, _ in batches(data, 4096):
@@ -139,13 +147,13 @@ def _columns(model: Model, data: Examples, names: list[str]) -> Mapping[str, tup
     return {name: (torch.cat(parts[name]), data.targets[name]) for name in names}
 
 
-def _measure(task: Task, prediction: Tensor, target: Tensor) -> float:
-    metric = task.metrics()[task.metric].build()
+def _measure(task: Task, metric: Metric, prediction: Tensor, target: Tensor) -> float:
+    metric.reset()
     task.update(metric, prediction, target)
     return float(metric.compute()) if metric.update_called else float("nan")
 
 
-def _interval(differences: np.ndarray) -> tuple[float, float, float]:
+def _interval(differences: NDArray[np.float64]) -> tuple[float, float, float]:
     """Percentile interval and two-sided p value; resamples in which the metric is undefined are left out."""
     known = differences[np.isfinite(differences)]
     if len(known) == 0:

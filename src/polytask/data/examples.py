@@ -20,7 +20,7 @@ Batch: TypeAlias = tuple[Inputs, Mapping[str, Tensor]]
 """Inputs and, for each task with labels, its targets."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples(Dataset[Batch]):
     """Inputs and targets of ``N`` examples, held in memory as tensors.
 
@@ -37,6 +37,8 @@ class Examples(Dataset[Batch]):
 
     def __post_init__(self) -> None:
         named = {"inputs": self.inputs} if isinstance(self.inputs, Tensor) else dict(self.inputs)
+        if not named:
+            raise InputError("examples without inputs, expected a tensor or at least one named tensor")
         named |= {f"target {name!r}": target for name, target in self.targets.items()}
         lengths = {name: len(tensor) for name, tensor in named.items()}
         if len(set(lengths.values())) > 1:
@@ -57,6 +59,9 @@ class Examples(Dataset[Batch]):
 
     def only(self, tasks: Sequence[str]) -> Examples:
         """The same examples with the targets of ``tasks`` alone."""
+        for name in tasks:
+            if name not in self.targets:
+                raise InputError(f"the examples have no target {name!r}: {suggest(name, self.targets)}")
         return replace(self, targets={name: self.targets[name] for name in tasks})
 
 
@@ -121,6 +126,8 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value if value.device == device else value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*(to_device(item, device) for item in value))
     if isinstance(value, list | tuple):
         return type(value)(to_device(item, device) for item in value)
     return value

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from polytask.data.examples import Inputs
-from polytask.data.stream import Stream, as_stream, generator
+from polytask.data.stream import Batches, Stream, as_stream, generator
 from polytask.errors import InputError, suggest
 
 SAMPLING = ("uniform", "proportional", "temperature")
@@ -26,7 +28,7 @@ class Mixture:
             machine translation in the wild*, 2019), which is proportional at ``T = 1`` and uniform as ``T`` grows.
         temperature: ``T`` for ``temperature`` sampling, > 0. Default 5, as in that paper.
         tasks_per_step: ``"one"`` (default) or ``"all"``: each step then has a batch of every task.
-        batch_size: of sources that are `Examples`.
+        batch_size: of sources that are `Examples`, over all processes together.
         seed: the order of turns is a function of this and the epoch's number.
 
     An epoch is as many steps as the sources have batches together (``"one"``), or as the longest has (``"all"``); a
@@ -65,25 +67,41 @@ class Mixture:
         sizes = [len(source) for source in self.sources.values()]
         return sum(sizes) if self.tasks_per_step == "one" else max(sizes)
 
+    def shared(self, rank: int, world: int) -> Mixture:
+        """This mixture for one of ``world`` processes: the same turns, and its share of every batch of `Examples`."""
+        mixture = copy(self)
+        mixture.sources = {
+            name: Batches(source.examples, source.batch_size, source.seed, source.accumulate, rank, world)
+            if isinstance(source, Batches)
+            else source
+            for name, source in self.sources.items()
+        }
+        return mixture
+
     def epoch(self, number: int, skip: int = 0) -> Iterator[dict[str, tuple[Inputs, Tensor]]]:
         names = list(self.sources)
-        endless = {name: _endless(source, number) for name, source in self.sources.items()}
-        turns = torch.multinomial(
-            self.probabilities(), len(self), replacement=True, generator=generator(self.seed, number)
-        ).tolist()
-        for i, turn in enumerate(turns):
-            chosen = [names[turn]] if self.tasks_per_step == "one" else names
-            batch = {name: _of_task(name, next(endless[name])) for name in chosen}
-            if i >= skip:
-                yield batch
+        if self.tasks_per_step == "all":
+            turns = [names] * len(self)
+        else:
+            key = generator(self.seed, number)
+            drawn = torch.multinomial(self.probabilities(), len(self), replacement=True, generator=key)
+            turns = [[names[i]] for i in drawn.tolist()]
+        skipped = Counter(name for turn in turns[:skip] for name in turn)
+        endless = {name: _endless(source, number, skipped[name]) for name, source in self.sources.items()}
+        for turn in turns[skip:]:
+            yield {name: _of_task(name, next(endless[name])) for name in turn}
 
 
-def _endless(source: Stream, number: int) -> Iterator[Any]:
+def _endless(source: Stream, number: int, skip: int) -> Iterator[Any]:
     # Epochs of a source are numbered so that no two epochs of the mixture repeat an order.
-    again = 0
+    again, skip = divmod(skip, len(source))
     while True:
-        yield from source.epoch(number * 2**20 + again)
-        again += 1
+        batch = None
+        for batch in source.epoch(number * 2**20 + again, skip):
+            yield batch
+        if batch is None and skip == 0:
+            raise InputError(f"a source of the mixture says that it has {len(source)} batches, and has none")
+        again, skip = again + 1, 0
 
 
 def _of_task(name: str, batch: Any) -> tuple[Inputs, Tensor]:

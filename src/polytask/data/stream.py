@@ -74,15 +74,18 @@ class Batches:
 class Loader:
     """A user's ``DataLoader`` (or any iterable of batches with a length) as a stream.
 
-    Each epoch starts from a random state that depends on ``seed`` and the epoch alone, so that a shuffling loader gives
-    the same order again; torch's global random state is left as it was.
+    Each epoch starts from a random state that depends on ``seed`` and the epoch alone, in torch's global generator and in
+    the loader's own ``generator`` if it has one, so that a shuffling loader gives the same order again; the global state
+    is left as it was. Random transforms repeat too where they draw from torch.
     """
 
     def __init__(self, loader: Iterable[Any], seed: int = 0) -> None:
         try:
             self._length = len(loader)  # type: ignore[arg-type]
         except TypeError as error:
-            raise InputError("the data loader has no length: pass steps= and wrap it so that len() answers") from error
+            raise InputError(
+                "the data loader has no length, expected an iterable of batches for which len() answers"
+            ) from error
         if self._length == 0:
             raise InputError("the data loader has no batches, expected at least one")
         self.loader, self.seed = loader, seed
@@ -91,25 +94,33 @@ class Loader:
         return self._length
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Any]:
-        set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
-        if set_epoch is not None:  # a DistributedSampler shuffles by its own epoch's number
-            set_epoch(number)
-        # A random sampler draws its seed at the first batch, so that is the part to shield.
+        sampler: Any = getattr(self.loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):  # a DistributedSampler shuffles by its own epoch's number
+            sampler.set_epoch(number)
+        state = generator(self.seed, number).initial_seed()
+        for holder in (self.loader, sampler, getattr(self.loader, "batch_sampler", None)):
+            own = getattr(holder, "generator", None)
+            if isinstance(own, torch.Generator):
+                own.manual_seed(state)
+        # A random sampler draws its seed at the first batch, and skipped batches draw what they drew before the run was
+        # killed. Both are shielded, so that what follows finds the global state where the run left it.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(self.seed, number).initial_seed())
+            torch.manual_seed(state)
             batches = iter(self.loader)
-            first = list(itertools.islice(batches, 1))
-        return itertools.islice(itertools.chain(first, batches), skip, None)
+            first = list(itertools.islice(batches, max(skip, 1)))
+        return itertools.chain(first[skip:], batches)
 
 
 def as_stream(data: Any, batch_size: int, seed: int = 0, accumulate: int = 1, rank: int = 0, world: int = 1) -> Stream:
     """``data`` as a stream: a stream as it is, examples in batches, a mapping of tasks as a mixture, else a loader."""
     from polytask.data.mixture import Mixture
 
+    if isinstance(data, Mixture):
+        return data.shared(rank, world)
     if isinstance(data, Stream):
         return data
     if isinstance(data, Examples):
         return Batches(data, batch_size, seed, accumulate, rank, world)
     if isinstance(data, Mapping):
-        return Mixture(data, batch_size=batch_size, seed=seed)
+        return Mixture(data, batch_size=batch_size, seed=seed).shared(rank, world)
     return Loader(data, seed)

@@ -12,7 +12,8 @@ from polytask.errors import InputError
 
 
 class ConvEncoder(nn.Module):
-    """``(N, C, H, W)`` images -> ``(N, width)`` features: 3x3 convolutions, each halving the image, then one linear layer.
+    """``(N, C, H, W)`` images -> ``(N, width)`` features: 3x3 convolutions with batch normalisation, each
+    halving the image, then one linear layer.
 
     Args:
         channels: of the image, then of each convolution.
@@ -27,7 +28,7 @@ class ConvEncoder(nn.Module):
         self.channels, self.width, self.size = tuple(channels), width, size
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
             size //= 2
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * size * size, width), nn.ReLU())
 

@@ -54,7 +54,13 @@ class TabularEncoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.fields = {"numeric": numeric, "missing": missing, "categories": list(categories), "texts": texts, "words": words}
+        self.fields = {
+            "numeric": numeric,
+            "missing": missing,
+            "categories": list(categories),
+            "texts": texts,
+            "words": words,
+        }
         self.shape = {"bins": bins, "embedding": embedding, "text_embedding": text_embedding, "depth": depth}
         self.width, self.members, self.dropout = width, members, dropout
         joined = embedding * (numeric + len(categories)) + missing + text_embedding * texts
@@ -83,7 +89,8 @@ class TabularEncoder(nn.Module):
             parts.append(self.text(texts.flatten(0, 1)).reshape(len(texts), -1))
         features = torch.cat(parts, 1)[:, None]
         for layer in self.layers:
-            features = F.dropout(F.relu(layer(features)), self.dropout, self.training)
+            # One mask for all members of an example: dropout's random numbers would cost as much as a layer otherwise.
+            features = F.dropout1d(F.relu(layer(features)).transpose(1, 2), self.dropout, self.training).transpose(1, 2)
         features = features * self.scale
         return features if self.members > 1 else features.squeeze(1)
 
@@ -93,7 +100,7 @@ class TabularEncoder(nn.Module):
 
 
 class PiecewiseLinear(nn.Module):
-    """``(N, D)`` numbers in [-1, 1] -> ``(N, D, size)``: for each column a piecewise-linear curve over ``bins`` equal pieces.
+    """``(N, D)`` numbers in [-1, 1] -> ``(N, D, size)``: for each column a piecewise-linear curve of ``bins`` equal pieces.
 
     Bin ``b`` is 0 below its piece, 1 above, and linear on it, so neighbouring values share most of their weights. As in the
     reference code's version B, a plain linear embedding is the start and the pieces begin at zero.
@@ -146,4 +153,4 @@ class BatchEnsemble(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound).repeat(members, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features * self.r, self.weight) * self.s + self.bias
+        return torch.addcmul(self.bias, F.linear(features * self.r, self.weight), self.s)

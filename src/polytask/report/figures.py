@@ -15,8 +15,6 @@ from polytask.report.words import percent, percent_interval
 
 SMALL = (344, 240)
 """The size of one of several small plots: what fits a phone's width, and three of which fit a desk's."""
-PAIRS = 3
-"""Pairs of tasks that the plot of cosines labels at either end, the most conflicting and the most agreeing."""
 
 
 def draw(results: Results) -> dict[str, Any]:
@@ -24,10 +22,10 @@ def draw(results: Results) -> dict[str, Any]:
     tasks = results["data"]["tasks"]
     return {
         "forest": [_forest(results, 1040, narrow=False), _forest(results, 348, narrow=True)],
+        "clipped": _clipped(results),
         "curves": [_curves(results, task, i) for i, task in enumerate(tasks)],
-        "cosines": _cosines(results),
         "cost": [made for made in (_delta_cost(results, what) for what in COSTS) if made],
-        "task_cost": [_task_cost(results, task, i) for i, task in enumerate(tasks)],
+        "task_cost": [_task_cost(results, task, i) or "" for i, task in enumerate(tasks)],
     }
 
 
@@ -49,16 +47,32 @@ def label(row: Row) -> str:
 
 def _forest(results: Results, width: int, narrow: bool) -> Markup:
     rows = joint(results)
-    longest = max((len(label(row)) for row in rows), default=0)
+    called = [row["name"] if narrow else label(row) for row in rows]
+    longest = max(map(len, called), default=0)
     names = min(longest, 19 if narrow else 40)
     described = "; ".join(
-        f"{row['name']} {percent(row['delta_m']['mean'])} {percent_interval(row['delta_m'])}" for row in rows if row["delta_m"]
+        f"{row['name']} {percent(row['delta_m']['mean'])} {percent_interval(row['delta_m'])}"
+        for row in rows
+        if row["delta_m"]
     )
     height = 27 * len(rows) + 34
     with figure(width, height) as drawn:
         ax = axes(drawn, 7.0 * names + 16, 62 if narrow else 190, 6, 28)
-        plots.forest(ax, [(label(row), row["delta_m"]) for row in rows], SENTINELS, names=names, narrow=narrow)
+        plots.forest(
+            ax,
+            [(name, row["delta_m"]) for name, row in zip(called, rows, strict=True)],
+            SENTINELS,
+            names=names,
+            narrow=narrow,
+        )
         return inline(drawn, "forest-narrow" if narrow else "forest", f"delta_m with 95 % intervals: {described}")
+
+
+def _clipped(results: Results) -> bool:
+    """Whether an interval of the forest plot goes beyond it."""
+    found = [row["delta_m"] for row in joint(results) if row["delta_m"]]
+    low, high = plots.limits(found)
+    return any(f["low"] < low or f["high"] > high for f in found)
 
 
 def _curves(results: Results, task: Mapping[str, Any], index: int) -> Markup:
@@ -72,7 +86,8 @@ def _curves(results: Results, task: Mapping[str, Any], index: int) -> Markup:
         if chosen == "":
             chosen = next(spare, None)
         if curve and curve["step"]:
-            lines.append(plots.Line(row["name"], *(curve[k] for k in ("step", "mean", "low", "high")), chosen, dashed))
+            points, mean, low, high = (curve[key] for key in ("step", "mean", "low", "high"))
+            lines.append(plots.Line(row["name"], points, mean, low, high, chosen, dashed))
     with figure(*SMALL) as drawn:
         plots.curves(axes(drawn, 44, 108, 8, 24), lines, SENTINELS, names=16)
         return inline(drawn, f"curve-{index}", f"Validation {task['metric']} of {name} over training steps")
@@ -89,23 +104,6 @@ def _curve_colour(row: Row, shown: Sequence[str]) -> tuple[str | None, bool]:
     return ("muted" if row["name"] == PLAIN else ""), False
 
 
-def _cosines(results: Results) -> Markup | None:
-    cosines = results["cosines"]
-    if cosines is None or not cosines["over_time"]["step"]:
-        return None
-    steps = cosines["over_time"]["step"]
-    pairs = sorted(cosines["over_time"]["pairs"], key=lambda pair: sum(pair["mean"]))
-    labelled = pairs if len(pairs) <= 2 * PAIRS else [*pairs[:PAIRS], *pairs[-PAIRS:]]
-    lines = []
-    for pair in pairs:
-        colour = None if pair not in labelled else "better" if sum(pair["mean"]) > 0 else "worse"
-        name = " × ".join(pair["tasks"])
-        lines.append(plots.Line(name, steps, pair["mean"], pair["low"], pair["high"], colour))
-    with figure(500, 300) as drawn:
-        plots.curves(axes(drawn, 40, 170, 8, 24), lines, SENTINELS, names=26, zero=True)
-        return inline(drawn, "cosines", "Cosine of the gradients of pairs of tasks over training steps")
-
-
 def _delta_cost(results: Results, what: str) -> dict[str, Any] | None:
     points = [
         plots.Point(row["name"], spent, row["delta_m"])
@@ -118,10 +116,9 @@ def _delta_cost(results: Results, what: str) -> dict[str, Any] | None:
     for row in results["methods"]:
         if row["role"] == "baseline" and (spent := cost_of(row, what)) is not None:
             points.append(plots.Point(row["name"], spent, zero, baseline=True))
-    width, height = 500, max(300, 16 * len(points) + 60)
-    with figure(width, height) as drawn:
-        ax = axes(drawn, 52, 150, 8, 24)
-        plots.cost(ax, points, SENTINELS, names=22, relative=True, time=what == "seconds")
+    with figure(SMALL[0], max(SMALL[1], 14 * len(points) + 40)) as drawn:
+        ax = axes(drawn, 48, 118, 8, 24)
+        plots.cost(ax, points, SENTINELS, names=17, relative=True, time=what == "seconds")
         svg = inline(drawn, f"cost-{what}", f"delta_m of each method against its {COSTS[what]}")
     return {"what": COSTS[what], "svg": svg}
 

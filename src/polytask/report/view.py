@@ -85,16 +85,27 @@ def who_leads(found: Mapping[str, Row], where: str) -> str:
     if len(found) == 1:
         return f"{where}, {names[0]} is the only one that was measured."
     if len(names) == 1:
-        return f"{where}, {names[0]} leads: its interval lies above every other one."
+        return f"{where}, {names[0]} leads the ways to train together: its interval lies above every other one."
     if len(names) == len(found):
         return f"{where}, there is no single leader: the intervals of all {len(names)} overlap with the best one's."
     shown = listed(names) if len(names) <= 5 else f"{', '.join(names[:4])} and {len(names) - 4} more"
     return f"{where}, there is no single leader: the intervals of {shown} overlap."
 
 
+def tally(found: Mapping[str, Row]) -> str:
+    """A sentence that counts who is better, undecided and worse against one model for each task."""
+    counts = [
+        (sum(delta.get("verdict") == word for delta in found.values()), word) for word in ("better", "undecided", "worse")
+    ]
+    said = listed([f"{amount} {word}" for amount, word in counts if amount])
+    return f"Against one model for each task: {said}." if said else ""
+
+
 def beside_yardstick(results: Results, yardstick: Row) -> str:
     """A sentence on where a yardstick is ahead of, behind, or level with the joint methods, task by task."""
-    ahead, behind, even = [], [], []
+    ahead: list[str] = []
+    behind: list[str] = []
+    even: list[str] = []
     for task in results["data"]["tasks"]:
         name, sign = task["name"], 1 if task["higher_is_better"] else -1
         rivals = [row["tasks"][name] for row in joint(results) if row["tasks"].get(name)]
@@ -136,7 +147,7 @@ def controls(results: Results) -> list[tuple[str, Row]]:
     found += [("plain sum of the losses", row) for row in rows if row["name"] == PLAIN]
     found += [("static weights, tuned" if row["weights"] else "control", row) for row in rows if row["role"] == "control"]
     methods = [row for row in rows if row["role"] == "method" and row["name"] != PLAIN]
-    found += [("largest mean delta_m of the methods", row) for row in methods[:1]]
+    found += [("largest mean delta_m", row) for row in methods[:1]]
     return [*found, *(("yardstick", row) for row in yardsticks(results))]
 
 
@@ -146,4 +157,6 @@ def text_of(value: Any) -> str:
         return "; ".join(f"{key}: {text_of(item)}" for key, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(text_of, value))
+    if isinstance(value, float):
+        return f"{value:g}"
     return "not given" if value is None else str(value)

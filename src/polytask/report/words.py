@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,9 +34,9 @@ def percent(fraction: float | None, decimals: int = 1, sign: bool = True) -> str
     """A fraction as a percentage.
 
     >>> percent(0.0123)
-    '+1.2 %'
+    '+1.2\xa0%'
     """
-    return NOTHING if fraction is None else f"{number(100 * fraction, decimals, sign)} %"
+    return NOTHING if fraction is None else f"{number(100 * fraction, decimals, sign)}\xa0%"
 
 
 def percent_interval(found: Found, decimals: int = 1) -> str:
@@ -56,9 +57,9 @@ def decimals_for(findings: Iterable[Found], least: int = 0, most: int = 6) -> in
     return max(least, min(most, 1 - math.floor(math.log10(halves[len(halves) // 2]))))
 
 
-def plus_minus(found: Found | None, decimals: int) -> str:
+def plus_minus(found: Found | None, decimals: int, sign: bool = False) -> str:
     """The mean and half its interval: ``0.962 ± 0.004``."""
-    return NOTHING if found is None else f"{number(found['mean'], decimals)} ± {number(half(found), decimals)}"
+    return NOTHING if found is None else f"{number(found['mean'], decimals, sign)} ± {number(half(found), decimals)}"
 
 
 def mark(found: Found | None) -> str:
@@ -108,6 +109,11 @@ def listed(words: Sequence[str]) -> str:
 def clean(text: object) -> str:
     """Text without control characters and lone surrogates, which neither HTML, SVG nor a terminal should be given."""
     return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def sentence(text: object) -> str:
+    """Clean text with true minus signs, whose percentages do not break from their numbers."""
+    return re.sub(r"(?<![\w.)])-(?=\d)", "−", clean(text)).replace(" %", "\xa0%")
 
 
 def shorten(text: str, most: int) -> str:

@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from polytask.register import Register
+
+
+class TaskModules(nn.ModuleDict):
+    """A module for each task, by the task's name: ``nn.ModuleDict``, which refuses the names of its own attributes.
+
+    A task may be called ``type``, ``values`` or ``training`` as a column of a table may; such a name has an underscore added
+    where it is part of a parameter's name, and nowhere else.
+    """
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        super().add_module(_attribute(name), module)
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        self.add_module(key, module)
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return super().__getitem__(_attribute(key))
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and super().__contains__(_attribute(key))
+
+    def __iter__(self) -> Iterator[str]:
+        return (name[:-1] if name.rstrip("_") in _ATTRIBUTES else name for name in super().__iter__())
+
+    def keys(self) -> KeysView[str]:
+        return dict.fromkeys(self).keys()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        return {name: self[name] for name in self}.items()
+
+
+def _attribute(name: str) -> str:
+    """``name`` with underscores added until no attribute of a ``ModuleDict`` has it; distinct names stay distinct."""
+    return f"{name}_" if name.rstrip("_") in _ATTRIBUTES else name
+
+
+_ATTRIBUTES = frozenset(attribute.rstrip("_") for attribute in dir(nn.ModuleDict()))
 
 
 class Pathway(nn.Module):

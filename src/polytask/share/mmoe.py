@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError
-from polytask.share._sharing import Pathway, Sharing, sharings
+from polytask.share._sharing import Pathway, Sharing, TaskModules, sharings
 
 
 @sharings.add("mmoe")
@@ -49,7 +49,7 @@ class MMoEPathway(Pathway):
         self.bias = nn.Parameter(torch.zeros(experts, 1, width))
         for expert in self.output:
             nn.init.kaiming_uniform_(expert.data.T, a=5**0.5)
-        self.gates = nn.ModuleDict({task: nn.Linear(width, experts) for task in tasks})
+        self.gates = TaskModules({task: nn.Linear(width, experts) for task in tasks})
 
     def forward(self, features: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         experts = len(self.output)

@@ -24,7 +24,10 @@ def fingerprint(settings: dict[str, Any]) -> str:
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``folder``: beside the earlier checkpoint first, then in its place."""
     with replacing(folder / FILE) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def load(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -33,12 +36,16 @@ def load(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     Raises `InputError` when the file is damaged, or belongs to a run with other settings.
     """
     path = folder / FILE
+    for left in folder.glob(f".{FILE}.*.part"):  # of a run that was killed while it wrote
+        left.unlink(missing_ok=True)
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise InputError(f"{path}: damaged checkpoint ({str(error).splitlines()[0]}); remove it to start again") from error
+    if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+        raise InputError(f"{path}: not a checkpoint of a run; choose another folder")
     before = state["settings"]
     if before != settings:
         differ = [

@@ -56,7 +56,7 @@ class Display:
         table = Table(box=None, header_style="dim", pad_edge=False)
         table.add_column("task")
         table.add_column("loss", justify="right")
-        table.add_column("validation")
+        table.add_column("validation", no_wrap=True, overflow="ellipsis")
         for name, loss in self.losses.items():
             metrics = self.last.get("validation", {}).get(name, {})
             shown = "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from polytask.data.examples import Examples, to_device
+from polytask.data.stream import Stream
+from polytask.errors import InputError
 from polytask.model import Model
 from polytask.task import Task
 
@@ -25,36 +28,44 @@ def evaluate(model: Model, data: Any, batch_size: int = 4096) -> Metrics:
             whose label is missing do not count; tasks without targets in the data are left out.
         batch_size: rows at a time, for `Examples`.
     """
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    training = model.training
-    model.eval()
-    try:
-        meters: dict[str, _Meters] = {}
+    return evaluate_predictions(model, data, model.predict, batch_size)
+
+
+def evaluate_predictions(model: Model, data: Any, predict: Callable[..., Any], batch_size: int = 4096) -> Metrics:
+    """`evaluate` with another function for ``model.predict``, as for a model in pieces on several machines."""
+    meters: dict[str, _Meters] = {}
+    with _evaluating(model) as device:
         for inputs, targets in batches(data, batch_size):
             known = {name: target for name, target in targets.items() if name in model.tasks}
-            predictions = model.predict(to_device(inputs, device), tuple(known))
+            predictions = predict(to_device(inputs, device), tuple(known))
             for name, target in known.items():
                 meter = meters.setdefault(name, _Meters(model.tasks[name]))
                 meter.update(predictions[name].cpu(), target.cpu())
-    finally:
-        model.train(training)
     return {name: meters[name].compute() for name in model.tasks if name in meters}
 
 
 def evaluate_constant(tasks: Mapping[str, Task], data: Any, batch_size: int = 4096) -> Metrics:
     """The metrics of the best prediction that ignores the inputs: the zero of `polytask.measure.skill`."""
+    return constant_metrics(tasks, labels(data, batch_size), batch_size)
+
+
+def labels(data: Any, batch_size: int = 4096) -> dict[str, Tensor]:
+    """All targets in ``data`` by task."""
     columns: dict[str, list[Tensor]] = {}
     for _, targets in batches(data, batch_size):
         for name, target in targets.items():
             columns.setdefault(name, []).append(target.cpu())
+    return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def constant_metrics(tasks: Mapping[str, Task], columns: Mapping[str, Tensor], batch_size: int = 4096) -> Metrics:
+    """`evaluate_constant` on all targets by task."""
     values = {}
     for name, task in tasks.items():
         if name in columns:
-            target = torch.cat(columns[name])
-            row = task.constant(target)
+            row = task.constant(columns[name])
             meters = _Meters(task)
-            for part in torch.split(target, batch_size):
+            for part in torch.split(columns[name], batch_size):
                 # Dense kinds keep the target's height and width, all others have one row of the prediction an example.
                 shape = (len(part), *row.shape[1:2], *part.shape[-2:]) if row.ndim == 4 else (len(part), *row.shape[1:])
                 meters.update(row.expand(shape), part)
@@ -62,24 +73,44 @@ def evaluate_constant(tasks: Mapping[str, Task], data: Any, batch_size: int = 40
     return values
 
 
-def evaluate_losses(model: nn.Module, data: Any, batch_size: int = 4096) -> dict[str, float]:
-    """The mean of each named loss over the batches of ``data``, for a model that has only ``losses(batch)``."""
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
+def evaluate_losses(
+    model: nn.Module, data: Any, batch_size: int = 4096, losses: Callable[..., Any] | None = None
+) -> dict[str, float]:
+    """The mean of each named loss over ``data``, for a model that may have only ``losses(batch)``.
+
+    Over the labels when the model has ``label_counts``, over the batches when it has not.
+
+    Args:
+        model, data, batch_size: as for `evaluate`.
+        losses: another function for ``model.losses``.
+    """
+    losses = losses or model.losses  # type: ignore[assignment]
+    assert losses is not None
     totals: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    training = model.training
+    counts: dict[str, float] = {}
+    whole = isinstance(data, Examples | Mapping) or isinstance(model, Model)
+    with _evaluating(model) as device, torch.no_grad():
+        for batch in batches(data, batch_size) if whole else data:
+            batch = to_device(batch, device)
+            weights = model.label_counts(batch) if hasattr(model, "label_counts") else {}  # type: ignore[operator]
+            for name, loss in losses(batch).items():
+                weight = float(weights.get(name, 1))
+                totals[name] = totals.get(name, 0.0) + float(loss) * weight
+                counts[name] = counts.get(name, 0.0) + weight
+    return {name: total / counts[name] if counts[name] else float("nan") for name, total in totals.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """The model in evaluation mode, and its device; each module's mode is restored afterwards."""
+    parameter = next(model.parameters(), None)
+    training = [module for module in model.modules() if module.training]
     model.eval()
-    source = (data[i : i + batch_size] for i in range(0, len(data), batch_size)) if isinstance(data, Examples) else data
     try:
-        with torch.no_grad():
-            for batch in source:
-                for name, loss in model.losses(to_device(batch, device)).items():  # type: ignore[operator]
-                    totals[name] = totals.get(name, 0.0) + float(loss)
-                    counts[name] = counts.get(name, 0) + 1
+        yield parameter.device if parameter is not None else torch.device("cpu")
     finally:
-        model.train(training)
-    return {name: total / counts[name] for name, total in totals.items()}
+        for module in training:
+            module.training = True
 
 
 def batches(data: Any, batch_size: int) -> Iterator[tuple[Any, dict[str, Tensor]]]:
@@ -88,6 +119,10 @@ def batches(data: Any, batch_size: int) -> Iterator[tuple[Any, dict[str, Tensor]
         for start in range(0, len(data), batch_size):
             inputs, targets = data[start : start + batch_size]
             yield inputs, dict(targets)
+    elif isinstance(data, Stream):
+        raise InputError(
+            f"a {type(data).__name__} repeats or leaves out examples, expected Examples, a data loader, or a mapping of them"
+        )
     elif isinstance(data, Mapping):
         for name, source in data.items():
             for inputs, target in batches(source, batch_size):

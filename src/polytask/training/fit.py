@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from polytask.balance import Balancer, balancers, gradient_cosines
+from polytask.balance import Balancer, LossWeighting, balancers, gradient_cosines
 from polytask.data.examples import to_device
 from polytask.data.stream import as_stream
 from polytask.errors import InputError, TrainingError, suggest
@@ -25,7 +25,7 @@ from polytask.measure import delta_m, skill
 from polytask.model import Losses, Model
 from polytask.training import checkpoint
 from polytask.training.display import Display
-from polytask.training.evaluate import Metrics, evaluate, evaluate_constant, evaluate_losses
+from polytask.training.evaluate import Metrics, constant_metrics, evaluate_losses, evaluate_predictions, labels
 from polytask.training.hardware import fabric as default_fabric
 from polytask.training.history import HistoryFile, Listener, TensorBoard
 
@@ -92,7 +92,8 @@ def fit(
         model: a `polytask.Model`, or any module with the methods of `polytask.model.Losses`.
         train: `polytask.Examples`; a data loader of ``(inputs, {task: target})``; or a mapping (or `polytask.Mixture`) from
             each task to data of its own.
-        validation: the same kinds of data, read in order; for selecting weights and stopping early.
+        validation: `Examples`, a data loader, or a mapping from each task to one of them, read in order; for selecting
+            weights and stopping early.
         steps, epochs: how long: optimizer steps, or passes over ``train``. 10 epochs when neither is given.
         batch_size: examples in a step, over all processes and accumulated batches (for `Examples`; a loader has its own).
         balance: a balancer, or its name.
@@ -125,7 +126,8 @@ def fit(
     """
     if steps is not None and epochs is not None:
         raise InputError("both steps and epochs are given, expected one of them")
-    for name, value in {"steps": steps, "epochs": epochs, "patience": patience, "evaluate_every": evaluate_every}.items():
+    positive = {"steps": steps, "epochs": epochs, "patience": patience}
+    for name, value in (positive | {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}).items():
         if value is not None and value <= 0:
             raise InputError(f"{name} is {value}, expected more than 0")
     if accumulate < 1 or (clip is not None and clip <= 0) or lr < 0:
@@ -172,7 +174,7 @@ def fit(
         heard = list(listeners)
         if fabric.is_global_zero:
             heard += [HistoryFile(run.folder, run.history)] if run.folder else []
-            heard += [TensorBoard(run.folder)] if run.folder and tensorboard else []
+            heard += [TensorBoard(run.folder, run.step)] if run.folder and tensorboard else []
             heard += [Display(total, run.step)] if progress else []
         for listener in heard:
             stack.callback(listener.close)
@@ -206,33 +208,60 @@ class _Run:
         groups += [{"params": learned, "weight_decay": 0.0}] if learned else []
         optimizer = self.optimizer(groups)
         self.module, self.optimizer = fabric.setup(self.model, optimizer)
-        for method in ("losses", "predict"):
-            if hasattr(self.model, method):
-                self.module.mark_forward_method(method)
         self.scheduler = _scheduler(self.schedule, optimizer, self.total)
         # One process in full precision needs nothing from the wrappers, and small networks feel their cost.
-        self.plain = fabric.world_size == 1 and self.settings_precision() == "32-true"
-        self.losses = self.model.losses if self.plain else self.module.losses
+        self.plain = fabric.world_size == 1 and str(fabric.strategy.precision.precision) == "32-true"
+        self.losses = self.model.losses if self.plain else partial(self._through_fabric, "losses")
         self.update = optimizer.step if self.plain else self.optimizer.step
+        self.zero_grad = optimizer.zero_grad
         self.backward = torch.Tensor.backward if self.plain else fabric.backward
         self.shared = list(self.model.shared_parameters())
         self.learned = learned
+        self.names = tuple(getattr(self.model, "tasks", ()))
+        if fabric.world_size > 1 and hasattr(self.model, "label_counts") and not self.names:
+            raise InputError(
+                "several processes need to agree on tasks: give the model an attribute 'tasks' with their names"
+            )
         self.step = 0
         self.seconds = 0.0
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.finished = False
 
-    def settings_precision(self) -> str:
-        return str(self.fabric.strategy.precision.precision)
+    def _through_fabric(self, method: str, *args: Any) -> Any:
+        """Run a method of the model as Fabric runs ``forward``: in its precision, and through its DDP or FSDP wrapper.
+
+        Fabric's own way for this, ``mark_forward_method``, forgets the precision on a single device, and converts targets
+        as it does inputs, although a target such as 20,011 has no value near it in half precision.
+        """
+        convert = self.fabric.strategy.precision.convert_input
+        model, first = self.model, args[0]
+        if method == "predict" or not isinstance(model, Model):
+            first = convert(first)
+        elif isinstance(first, Mapping):
+            first = {name: (convert(inputs), target) for name, (inputs, target) in first.items()}
+        else:
+            first = (convert(first[0]), first[1])
+
+        def forward(boxed: _Boxed) -> Any:
+            restore()  # the method may call the model's own forward
+            return getattr(model, method)(*boxed.args)
+
+        own = model.__dict__.get("forward")
+        restore = partial(_set_forward, model, own)
+        _set_forward(model, forward)
+        try:
+            return self.module(_Boxed(first, *args[1:]))
+        finally:
+            restore()
 
     def train(
         self, stream: Any, per_epoch: int, every: int, save_every: int, patience: int | None, listeners: Sequence[Listener]
     ) -> None:
         self.module.train()
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        saved = self.step
+        sums, counts = self.sums, self.counts
         started = time.perf_counter()
         while self.step < self.total and not self.finished:
             epoch, done = divmod(self.step, per_epoch)
@@ -245,112 +274,179 @@ class _Run:
                     counts[name] = counts.get(name, 0) + 1
                 for listener in listeners:
                     listener.step(self.step, values)
-                if self.step % every == 0 or self.step == self.total:
+                last = self.step == self.total
+                judged = last or self.step % every == 0
+                if judged or self.step % save_every == 0:
                     self.seconds += time.perf_counter() - started
-                    loss = {name: sums[name] / counts[name] for name in sums}
-                    sums, counts = {}, {}
-                    record = self._record(step_batches[-1], loss, self.step / per_epoch)
-                    for listener in listeners:
-                        listener.record(record)
-                    self.finished = self.step == self.total or self._patience_is_over(patience)
-                    if self.finished or self.step - saved >= save_every:
+                    if judged:
+                        record = self._record(step_batches[-1], self.step / per_epoch)
+                        for listener in listeners:
+                            listener.record(record)
+                        self.finished = last or self._patience_is_over(patience)
+                    if self.finished or self.step % save_every == 0:
                         self.save()
-                        saved = self.step
                     started = time.perf_counter()
-                if self.finished or self.step == self.total:
+                if self.finished or self.step % per_epoch == 0:
                     break
+            else:
+                raise InputError(
+                    f"epoch {epoch} of the training data ended at step {self.step}, expected {per_epoch} steps in an epoch: "
+                    f"the data says that it has {len(stream)} batches, and has fewer"
+                )
 
     def _step(self, batches: Sequence[Any]) -> dict[str, float]:
         """One optimizer step on the accumulated ``batches``; the losses by task."""
-        self.optimizer.zero_grad()
+        self.zero_grad()
         batches = [to_device(batch, self.fabric.device) for batch in batches]
-        shares = None if len(batches) == 1 and self.fabric.world_size == 1 else self._shares(batches)
         values: dict[str, float] = {}
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            with self.fabric.no_backward_sync(self.module, enabled=not last and self.fabric.world_size > 1):
-                losses = self.losses(batch)
-                if shares is not None:
-                    losses = _weighed(losses, shares[i], self.fabric.device)
-                self._check(losses, values, len(batches))
-                if losses:
-                    self.balancer.backward(losses, self.shared, self._scaled_backward(len(batches)))
-        if self.fabric.world_size > 1:
-            for parameter in self.learned:
-                if parameter.grad is not None:
-                    parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+        if self.fabric.world_size == 1 and len(batches) == 1:
+            losses = self.losses(batches[0])
+            self._note(losses, values, 1)
+            if losses:
+                self.balancer.backward(losses, self.shared, self.backward)
+        else:
+            self._accumulate(batches, values)
         if self.clip is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip, error_if_nonfinite=False)
         self.update()
         self.scheduler.step()
         return values
 
-    def _scaled_backward(self, batches: int) -> Callable[[Tensor], None]:
-        return self.backward if batches == 1 else lambda loss: self.backward(loss / batches)
+    def _accumulate(self, batches: Sequence[Any], values: dict[str, float]) -> None:
+        """Gradients of the mean over several batches, or over several processes."""
+        count, shares = len(batches), self._shares(batches)
+        # What compares gradients may write them where DDP does not see it: then they are averaged here, not by DDP.
+        by_hand = self.fabric.world_size > 1 and not isinstance(self.balancer, LossWeighting)
+        for i, batch in enumerate(batches):
+            skip = self.fabric.world_size > 1 and (by_hand or i < count - 1)
+            with self.fabric.no_backward_sync(self.module, enabled=skip):
+                losses = self.losses(batch)
+                there = set(losses)
+                if not there and self.fabric.world_size > 1:
+                    raise InputError(f"process {self.fabric.global_rank} has a batch of no task, expected at least one")
+                losses = losses if shares is None else _weighed(losses, shares[i])
+                self._note(losses, values, count)
+                if not isinstance(self.balancer, LossWeighting):  # the others compare gradients, and here is none
+                    losses = {name: loss for name, loss in losses.items() if name in there}
+                if there:
+                    self.balancer.backward(losses, self.shared, lambda loss: self.backward(loss / count))
+        if self.fabric.world_size > 1:
+            self._average([*self.model.parameters(), *self.learned] if by_hand else self.learned)
 
-    def _shares(self, batches: Sequence[Any]) -> list[dict[str, Tensor]]:
+    def _average(self, parameters: Sequence[Tensor]) -> None:
+        """Replace the gradients of ``parameters`` by their mean over all processes; none counts as zero."""
+        if not parameters:
+            return
+        there = torch.tensor([float(p.grad is not None) for p in parameters], device=self.fabric.device)
+        somewhere = (self.fabric.all_reduce(there, reduce_op="sum") > 0).tolist()
+        parameters = [p for p, known in zip(parameters, somewhere, strict=True) if known]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters])
+        flat = self.fabric.all_reduce(flat, reduce_op="mean")
+        for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype)
+
+    def _shares(self, batches: Sequence[Any]) -> list[dict[str, Tensor]] | None:
         """For each batch and task the factor that turns its mean loss into its share of the mean over the whole step.
 
         With ``c`` labels here of ``C`` in the step, ``W`` processes (whose gradients are averaged) and ``A`` batches (whose
-        losses are divided by ``A``), the factor is ``W A c / C``.
+        losses are divided by ``A``), the factor is ``W A c / C``. Every process has the same tasks in the same order.
         """
-        names = sorted(self.model.tasks) if isinstance(self.model, Model) else []
         if not hasattr(self.model, "label_counts"):
-            return [{} for _ in batches]
+            return None
         each = [self.model.label_counts(batch) for batch in batches]
-        names = names or sorted({name for counts in each for name in counts})
+        names = self.names or tuple(dict.fromkeys(name for counts in each for name in counts))
         zero = torch.zeros((), device=self.fabric.device)
         table = torch.stack([torch.stack([counts.get(name, zero).float() for name in names]) for counts in each])
-        whole = self.fabric.all_reduce(table.sum(0), reduce_op="sum")
-        factors = table / whole.clamp(min=1e-12) * len(batches) * self.fabric.world_size
-        present = (whole > 0).tolist()
+        there = zero.new_tensor([[name in counts for name in names] for counts in each])
+        whole, somewhere = self.fabric.all_reduce(torch.stack([table.sum(0), there.sum(0)]), reduce_op="sum")
+        factors = table / torch.where(whole > 0, whole, 1) * len(batches) * self.fabric.world_size
+        present = (somewhere > 0).tolist()
         return [{name: row[k] for k, name in enumerate(names) if present[k]} for row in factors]
 
-    def _check(self, losses: Mapping[str, Tensor], values: dict[str, float], batches: int) -> None:
-        for name, loss in losses.items():
-            value = loss.item()
+    def _note(self, losses: Mapping[str, Tensor], values: dict[str, float], batches: int) -> None:
+        """Add the losses to ``values``, as numbers; stop the run, in every process, when one is not finite."""
+        if self.fabric.world_size == 1:
+            numbers = [loss.item() for loss in losses.values()]
+        else:
+            numbers = self._numbers_everywhere(losses)
+        for name, value in zip(losses, numbers, strict=True):
             if not math.isfinite(value):
-                self._stop_at(name, value)
+                self._stop_at(f"the loss of task {name!r} is {value}")
             values[name] = values.get(name, 0.0) + value / batches
 
-    def _stop_at(self, task: str, value: float) -> None:
+    def _numbers_everywhere(self, losses: Mapping[str, Tensor]) -> list[float]:
+        stacked = torch.stack([loss.detach().float() for loss in losses.values()])
+        if hasattr(self.model, "label_counts"):
+            # Every process has these tasks in this order, each loss weighed so that the mean is that of the joined batch.
+            return list(self.fabric.all_reduce(stacked, reduce_op="mean").tolist())
+        numbers: list[float] = stacked.tolist()
+        fine = all(math.isfinite(number) for number in numbers)
+        if not self._everywhere(fine) and fine:
+            self._stop_at("a loss in another process is not finite")
+        return numbers
+
+    def _everywhere(self, fine: bool) -> bool:
+        """Whether ``fine`` holds in every process."""
+        if self.fabric.world_size == 1:
+            return fine
+        wrong = torch.tensor(float(not fine), device=self.fabric.device)
+        return bool(float(self.fabric.all_reduce(wrong, reduce_op="sum")) == 0.0)
+
+    def _stop_at(self, what: str) -> None:
         where = ""
         if self.folder is not None:
-            if all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            if self._everywhere(all(bool(p.isfinite().all()) for p in self.model.parameters())):
                 self.save()
-            where = f"; the last good state is in {self.folder / checkpoint.FILE}"
-        raise TrainingError(f"the loss of task {task!r} is {value} at step {self.step + 1}{where}")
+            path = self.folder / checkpoint.FILE
+            where = f"; the last good state is in {path}" if path.exists() else "; no good state was reached"
+        raise TrainingError(f"{what} at step {self.step + 1}{where}")
 
-    def _record(self, batch: Any, loss: dict[str, float], epoch: float) -> dict[str, Any]:
+    def _record(self, batch: Any, epoch: float) -> dict[str, Any]:
+        loss = {name: self.sums[name] / self.counts[name] for name in self.sums}
+        self.sums.clear()
+        self.counts.clear()
+        # The first process decides for all, so that no rounding can part them.
+        with _same_random_state(self.fabric.device):
+            judged = self.fabric.broadcast(self.judge(self.model, self.losses, self.predict))
         record = {
             "step": self.step,
             "epoch": epoch,
             "seconds": self.seconds,
             "lr": self.scheduler.get_last_lr()[0],
             "loss": loss,
-            **self.judge(self.module if self.fabric.world_size > 1 else self.model),
+            **judged,
         }
         if self.conflicts:
-            record["conflicts"] = self._conflicts(batch)
+            record["conflicts"] = self.fabric.broadcast(self._conflicts(batch))
         self.history.append(record)
         score = record["score"]
-        if score is not None and (self.best is None or score > self.best["score"]):
+        if score is not None and not math.isnan(score) and (self.best is None or score > self.best["score"]):
             weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             self.best = {"score": score, "step": self.step, "weights": weights, "validation": record["validation"]}
         return record
 
+    def predict(self, *args: Any) -> Any:
+        return self.model.predict(*args) if self.plain else self._through_fabric("predict", *args)
+
     def _conflicts(self, batch: Any) -> dict[str, Any]:
-        losses = self.losses(to_device(batch, self.fabric.device))
-        cosines = gradient_cosines(losses, self.shared)
+        # Looking must not change the run: random layers draw, and normalisation layers count, as if nobody had looked.
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        with _same_random_state(self.fabric.device):
+            losses = self.losses(to_device(batch, self.fabric.device))
+            cosines = gradient_cosines(losses, self.shared)
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(buffers[name])
         pairs = [cosines[i, j].item() for i, j in combinations(range(len(losses)), 2)]
         share = sum(pair < 0 for pair in pairs) / len(pairs) if pairs else 0.0
         return {"tasks": list(losses), "cosines": cosines.tolist(), "share": share}
 
     def _patience_is_over(self, patience: int | None) -> bool:
-        if patience is None or self.best is None:
+        if patience is None:
             return False
-        later = [record for record in self.history if record["step"] > self.best["step"]]
-        return len(later) >= patience
+        if self.best is None:  # not one score was a number
+            return self.judge.data is not None and len(self.history) >= patience
+        best = int(self.best["step"])
+        return len([record for record in self.history if record["step"] > best]) >= patience
 
     def save(self) -> None:
         """Write a checkpoint, when the run has a folder."""
@@ -363,6 +459,8 @@ class _Run:
                 "step": self.step,
                 "seconds": self.seconds,
                 "finished": self.finished,
+                "sums": self.sums,
+                "counts": self.counts,
                 "history": self.history,
                 "best": self.best,
                 "model": self.model.state_dict(),
@@ -386,7 +484,7 @@ class _Run:
         state = checkpoint.load(self.folder, self.settings)
         if state is None:
             return
-        for name in ("step", "seconds", "finished", "history", "best"):
+        for name in ("step", "seconds", "finished", "sums", "counts", "history", "best"):
             setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -412,47 +510,59 @@ class _Run:
 
 
 class _Judge:
-    """Scores a model on the validation data; higher is better whatever it monitors."""
+    """Scores a model on the validation data; higher is better whatever it monitors. Checks that it can, at once."""
 
     def __init__(self, model: Any, data: Any, monitor: str | None, baseline: Mapping[str, float] | None) -> None:
         self.data = data
-        self.baseline = baseline
+        self.baseline = baseline or {}
         self.tasks = model.tasks if isinstance(model, Model) else {}
         default = "loss" if not self.tasks else "delta_m" if baseline else "skill"
         self.monitor = monitor or default
-        self.reference: Metrics | None = None
-        if data is None and (monitor or baseline):
-            raise InputError(f"monitor {self.monitor!r} needs validation data, and none is given")
+        if data is None:
+            if monitor or baseline:
+                raise InputError(f"monitor {self.monitor!r} needs validation data, and none is given")
+            return
+        if self.monitor == "loss":
+            return
+        if not self.tasks:
+            raise InputError(f"monitor {self.monitor!r} needs a polytask.Model; any other module can monitor 'loss' alone")
         task, _, metric = self.monitor.partition("/")
-        if self.monitor not in ("skill", "delta_m", "loss"):
+        if self.monitor not in ("skill", "delta_m"):
             if task not in self.tasks:
                 known = ["skill", "delta_m", "loss", *self.tasks]
                 raise InputError(f"unknown monitor {self.monitor!r}: {suggest(task, known)}")
             if metric and metric not in self.tasks[task].metrics():
                 known = list(self.tasks[task].metrics())
                 raise InputError(f"unknown metric {metric!r} of task {task!r}: {suggest(metric, known)}")
+        with _same_random_state(torch.device("cpu")):  # a loader draws a number even when it reads in order
+            columns = labels(data)
+        # The tasks that the validation data has a label for.
+        self.judged = [n for n in self.tasks if n in columns and bool(self.tasks[n].present(columns[n]).any())]
+        if not self.judged or (task in self.tasks and task not in self.judged):
+            missing_label = f"task {task!r}" if task in self.tasks else "any task"
+            raise InputError(f"the validation data has no label for {missing_label}, expected some")
         if self.monitor == "delta_m":
-            missing = [name for name in self.tasks if name not in (baseline or {})]
+            missing = [name for name in self.judged if name not in self.baseline]
             if missing:
                 raise InputError(f"monitor 'delta_m' needs a baseline for every task, and {missing[0]!r} has none")
+            self._delta_m(self.baseline)
+        if self.monitor == "skill":
+            self.reference = constant_metrics(self.tasks, columns)
 
-    def __call__(self, model: Any) -> dict[str, Any]:
+    def __call__(self, model: Any, losses: Callable[..., Any], predict: Callable[..., Any]) -> dict[str, Any]:
         if self.data is None:
             return {"validation": {}, "score": None}
         if self.monitor == "loss":
-            losses = evaluate_losses(model, self.data)
-            return {"validation": {name: {"loss": loss} for name, loss in losses.items()}, "score": -sum(losses.values())}
-        metrics = evaluate(model, self.data)
+            means = evaluate_losses(model, self.data, losses=losses)
+            return {"validation": {name: {"loss": loss} for name, loss in means.items()}, "score": -sum(means.values())}
+        metrics = evaluate_predictions(model, self.data, predict)
         return {"validation": metrics, "score": self._score(metrics)}
 
     def _score(self, metrics: Metrics) -> float:
-        main = {name: metrics[name][self.tasks[name].metric] for name in metrics}
+        main = {name: metrics[name][self.tasks[name].metric] for name in self.judged}
         if self.monitor == "delta_m":
-            assert self.baseline is not None
-            return delta_m(main, self.baseline, {name: self.tasks[name].higher_is_better for name in main})
+            return self._delta_m(main)
         if self.monitor == "skill":
-            if self.reference is None:
-                self.reference = evaluate_constant(self.tasks, self.data)
             scores = []
             for name, value in main.items():
                 task = self.tasks[name]
@@ -466,6 +576,27 @@ class _Judge:
         metric = metric or task.metric
         sign = 1 if task.metrics()[metric].higher_is_better else -1
         return sign * metrics[name][metric]
+
+    def _delta_m(self, values: Mapping[str, float]) -> float:
+        return delta_m(
+            {name: values[name] for name in self.judged},
+            self.baseline,
+            {name: self.tasks[name].higher_is_better for name in self.judged},
+        )
+
+
+class _Boxed:
+    """Arguments on their way through Fabric, which converts the tensors that it sees."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+
+def _set_forward(model: Any, forward: Callable[..., Any] | None) -> None:
+    """Put ``forward`` on the module itself, before its class's; ``None`` takes away what was put there."""
+    model.__dict__.pop("forward", None)
+    if forward is not None:
+        model.__dict__["forward"] = forward
 
 
 def _balancer(balance: str | Balancer, model: Any) -> Balancer:
@@ -488,12 +619,22 @@ def _scheduler(schedule: str | ScheduleFactory, optimizer: Optimizer, total: int
     return LambdaLR(optimizer, shapes[schedule])
 
 
-def _weighed(losses: dict[str, Tensor], factors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Losses times their factors, in their order; a task that only other processes have labels for is there as a zero."""
-    if not factors:
-        return losses
-    zero = torch.zeros((), device=device)
-    return {name: losses[name] * factor if name in losses else zero for name, factor in factors.items()}
+def _weighed(losses: dict[str, Tensor], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Losses times their factors, in the order of the factors.
+
+    A task that only other batches of the step have labels for is there as a zero: a weighting that adds a term for each task
+    then adds the same terms in every batch.
+    """
+    return {name: losses[name] * factor if name in losses else torch.zeros_like(factor) for name, factor in factors.items()}
+
+
+@contextmanager
+def _same_random_state(device: torch.device) -> Iterator[None]:
+    state = checkpoint.random_state(device)
+    try:
+        yield
+    finally:
+        checkpoint.set_random_state(state, device)
 
 
 def _grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from polytask.errors import InputError
+
 
 def fabric(
     devices: int | str = 1,
@@ -21,17 +23,19 @@ def fabric(
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, ``bf16-true``, ... as Fabric names them.
         strategy: ``auto``, ``ddp``, ``fsdp``, or any that Fabric knows.
         nodes: machines.
+
+    Raises `InputError` for devices that are not there and for names that Fabric does not know.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    chosen: Any = strategy
     if strategy == "ddp" or (strategy == "auto" and (devices not in (1, "1") or nodes > 1)):
         # A task that is absent from one process's batch leaves its head without gradient there.
-        return Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            precision=precision,
-            strategy=DDPStrategy(find_unused_parameters=True),
-        )
-    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy)
+        chosen = DDPStrategy(find_unused_parameters=True)
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=chosen)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"devices {devices}, precision {precision!r}, strategy {strategy!r}: {reason}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from polytask.errors import InputError, optional
+from polytask.files import write_text
 
 FILE = "history.jsonl"
 
@@ -32,7 +33,7 @@ class HistoryFile:
         lines = "".join(json.dumps(finite(record)) + "\n" for record in records)
         path = folder / FILE
         try:
-            path.write_text(lines, encoding="utf-8")
+            write_text(path, lines)
             self.file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
@@ -49,13 +50,18 @@ class HistoryFile:
 
 
 class TensorBoard:
-    """Writes each record's losses and metrics as scalars, under ``folder/tensorboard``. Needs the extra ``tensorboard``."""
+    """Writes each record's losses and metrics as scalars, under ``folder/tensorboard``. Needs the extra ``tensorboard``.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the run's folder.
+        done: steps already done; what a killed run wrote beyond them is dropped.
+    """
+
+    def __init__(self, folder: Path, done: int = 0) -> None:
         optional("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self.writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
 
     def step(self, step: int, losses: dict[str, float]) -> None:
         pass

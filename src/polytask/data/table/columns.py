@@ -80,9 +80,9 @@ class Category:
     def fit(cls, column: str, values: pl.Series) -> Category:
         """Fitted to ``values``, strings."""
         counts = values.drop_nulls().value_counts(name="count")
-        common = counts.filter(pl.col("count") >= RARE)[:, 0].sort().to_list()
+        common = counts.filter(pl.col("count") >= RARE)[:, 0]
         hashed = len(common) > CATEGORIES
-        return cls(column, () if hashed else tuple(common), hashed)
+        return cls(column, () if hashed else tuple(common.sort()), hashed)
 
     @property
     def size(self) -> int:

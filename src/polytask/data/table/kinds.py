@@ -43,7 +43,7 @@ def infer_kind(values: pl.Series) -> str | None:
 
 
 def typed(values: pl.Series, kind: str) -> pl.Series:
-    """``values`` as the type of ``kind``: Float64, Datetime, or String; null where missing and where a value does not fit."""
+    """``values`` as the type of ``kind``, Float64, Datetime or String; null where missing and where a value does not fit."""
     if kind == "numeric":
         if values.dtype == pl.String:
             values = values.str.strip_chars()

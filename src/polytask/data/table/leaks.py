@@ -13,14 +13,16 @@ from polytask.task import Binary, Regression, Task
 ROWS = 50_000
 """Training rows that are looked at."""
 
-BINS = 512
+BINS = 64
 """Steps that a number is cut into."""
 
 LIMITS = {"AUROC": 0.99, "R2 of ranks": 0.98, "accuracy above the most frequent class": 0.97}
-"""What a feature must reach on its own to be named. The last is ``(a - b) / (1 - b)`` of accuracy ``a`` and base rate ``b``."""
+"""What a feature must reach on its own to be named; the last is ``(a - b) / (1 - b)``, accuracy ``a``, base rate ``b``."""
 
 
-def find_leaks(schema: Schema, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], tasks: Sequence[Task]) -> list[str]:
+def find_leaks(
+    schema: Schema, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], tasks: Sequence[Task]
+) -> list[str]:
     """One warning for each feature that predicts a target almost perfectly on its own, with the figure.
 
     A feature is cut into its categories or ``BINS`` steps; each step predicts the mean (or the most frequent class) of the
@@ -61,7 +63,8 @@ def _alone(codes: Tensor, target: Tensor, task: Task) -> tuple[str, float]:
         ranked = target if isinstance(task, Binary) else _ranks(target)
         overall = ranked[:half].mean()
         sums = torch.zeros(steps, dtype=torch.float64).index_add_(0, codes[:half], ranked[:half])
-        means = (sums + overall) / (codes[:half].bincount(minlength=steps) + 1)
+        # A hundredth of a row with the overall mean stands in for the rows of a step that the first half does not have.
+        means = (sums + 0.01 * overall) / (codes[:half].bincount(minlength=steps) + 0.01)
         prediction, truth = means[codes[half:]], ranked[half:]
         if isinstance(task, Binary):
             return "AUROC", _auroc(prediction, truth)
@@ -76,8 +79,9 @@ def _alone(codes: Tensor, target: Tensor, task: Task) -> tuple[str, float]:
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks in (0, 1], equal values sharing the mean of theirs."""
-    _, index, counts = values.unique(return_inverse=True, return_counts=True)
-    return ((counts.cumsum(0) - (counts - 1) / 2) / len(values)).double()[index]
+    _, index, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    ranks: Tensor = ((counts.cumsum(0) - (counts - 1) / 2) / len(values)).double()[index]
+    return ranks
 
 
 def _auroc(score: Tensor, label: Tensor) -> float:

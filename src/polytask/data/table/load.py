@@ -141,7 +141,9 @@ def _kept(
             kept &= frame.select(pl.sql_expr(where).cast(pl.Boolean).fill_null(False)).to_series().to_numpy()
         except pl.exceptions.PolarsError as error:
             reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{name}: where {where!r}: {reason}, expected a condition on {', '.join(frame.columns)}") from error
+            raise InputError(
+                f"{name}: where {where!r}: {reason}, expected a condition on {', '.join(frame.columns)}"
+            ) from error
         if not kept.any():
             raise InputError(f"{name}: none of {len(frame)} rows meets {where!r}, expected some")
     kept &= torch.stack([task.present(encoded[task.name]) for task in tasks]).any(0).numpy()
@@ -150,9 +152,7 @@ def _kept(
     return kept
 
 
-def _split_column(
-    frame: pl.DataFrame, split: str, column: str | None, tasks: Sequence[Task], name: str
-) -> pl.Series | None:
+def _split_column(frame: pl.DataFrame, split: str, column: str | None, tasks: Sequence[Task], name: str) -> pl.Series | None:
     """The column that divides the rows, checked against the way of splitting."""
     if split == "random" and column is not None:
         raise InputError(f"{name}: a random split takes no split column, got {column!r} (stratified, group or time do)")

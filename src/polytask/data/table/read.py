@@ -1,4 +1,4 @@
-"""Tables from files: CSV and TSV (gzip too), Parquet, Arrow; whole for training, in chunks of constant memory for prediction.
+"""Tables from files: CSV and TSV (gzip too), Parquet, Arrow; whole for training, in chunks for prediction.
 
 Rows are numbered from 1, the header not counted.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -279,7 +279,7 @@ def _parse_slowly(block: bytes, names: Sequence[str], separator: str, start: int
         else:
             good.append([None if field in MISSING_WORDS else field for field in fields or [""]])
             rows.append(row)
-    frame = pl.DataFrame(good, schema={name: pl.String for name in names}, orient="row")
+    frame = pl.DataFrame(good, schema=dict.fromkeys(names, pl.String), orient="row")
     return Chunk(frame, pl.Series(rows, dtype=pl.Int64), bad), count
 
 

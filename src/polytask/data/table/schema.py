@@ -66,13 +66,13 @@ class Schema:
         warnings: list[str] = []
         for column in frame.columns:
             raw = frame[column]
-            kind = given.get(column) or infer_kind(raw)
-            reason = _useless(raw, kind, column in given)
-            if reason or kind is None:
+            guess = given.get(column) or infer_kind(raw)
+            reason = _useless(raw, guess, column in given)
+            if reason or guess is None:
                 warnings.append(f"column {column!r} is left out: {reason}")
                 continue
+            kind = used[column] = guess
             values = _checked(raw, kind, name)
-            used[column] = kind
             if kind in ("numeric", "date"):
                 infinite = int(values.is_infinite().sum()) if kind == "numeric" else 0
                 if infinite:
@@ -95,9 +95,9 @@ class Schema:
         """``frame``'s rows as an encoder's inputs; columns that the schema does not use are ignored. Never NaN.
 
         Returns:
-            ``numeric`` float32 ``(N, D)``, ranks in [-1, 1], one column for each of `numbers`; ``missing`` float32 ``(N, M)``,
+            ``numeric`` float32 ``(N, D)``: ranks in [-1, 1], a column for each of `numbers`; ``missing`` float32 ``(N, M)``:
             1 where a value is missing, for the numbers that had missing values in training; ``categorical`` int32
-            ``(N, C)``, codes; ``text`` int32 ``(N, T, L)``, codes of words. A key whose tensor has no column is left out.
+            ``(N, C)``: codes; ``text`` int32 ``(N, T, L)``: codes of words. A key whose tensor has no column is left out.
 
         Raises:
             InputError: a column is missing from ``frame``, or a value does not fit its column's kind.
@@ -151,7 +151,9 @@ class Schema:
         return {
             "kinds": dict(self.kinds),
             "numbers": [{"column": n.column, "part": n.part, "missing": n.missing} for n in self.numbers],
-            "categories": [{"column": c.column, "categories": list(c.categories), "hashed": c.hashed} for c in self.categories],
+            "categories": [
+                {"column": c.column, "categories": list(c.categories), "hashed": c.hashed} for c in self.categories
+            ],
             "texts": [{"column": t.column, "length": t.length} for t in self.texts],
             "warnings": list(self.warnings),
         }
@@ -178,7 +180,9 @@ class Schema:
     def _encode(self, chunk: pl.DataFrame, arrays: Mapping[str, NDArray[Any]], name: str, start: int) -> None:
         """Fill ``arrays``, of the chunk's rows; ``start`` is the number of rows before them."""
         columns = {column: _checked(chunk[column], kind, name, start) for column, kind in self.kinds.items()}
-        numbers = {column: parts(columns[column], kind) for column, kind in self.kinds.items() if kind in ("numeric", "date")}
+        numbers = {
+            column: parts(columns[column], kind) for column, kind in self.kinds.items() if kind in ("numeric", "date")
+        }
         indicator = 0
         for i, number in enumerate(self.numbers):
             arrays["numeric"][:, i], absent = number.encode(numbers[number.column][number.part].to_numpy())
@@ -211,13 +215,13 @@ def _fit_numbers(column: str, kind: str, drawn: pl.Series, missing: bool) -> Ite
 
 def _useless(raw: pl.Series, kind: str | None, given: bool) -> str | None:
     """Why a column cannot help: its type, no value, one value, or an id; ``None`` when it may."""
-    if kind is None:
-        return f"its type is {raw.dtype}"
     values = raw.drop_nulls()
     if values.dtype.is_float():
         values = values.drop_nans()
     if len(values) == 0:
         return "every value is missing"
+    if kind is None:
+        return f"its type is {raw.dtype}"
     if len(values) == len(raw) and bool((values.head(1000) == values[0]).all()) and values.n_unique() == 1:
         return "it has one value in the training part"
     whole = values.dtype.is_integer() or (kind == "categorical" and values.dtype == pl.String)
@@ -225,6 +229,8 @@ def _useless(raw: pl.Series, kind: str | None, given: bool) -> str | None:
         return None
     if values.n_unique() < len(values):
         return None
-    if values.dtype.is_integer() and int(values.max()) - int(values.min()) > 4 * len(values):  # type: ignore[call-overload]
-        return None
+    if values.dtype.is_integer():
+        low, high = values.min(), values.max()
+        if isinstance(low, int) and isinstance(high, int) and high - low > 4 * len(values):
+            return None  # whole numbers that are spread widely measure something
     return "it looks like an id, every value differs"

@@ -41,26 +41,31 @@ def split_rows(
         raise InputError(f"unknown split {how!r}: {suggest(how, SPLITS)}")
     if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise InputError(f"split shares {tuple(shares)}, expected three positive numbers that sum to 1")
-    if how == "random" or column is None:
-        keys = np.random.default_rng(seed).permutation(rows)
+    rng = np.random.default_rng(seed)
+    if how == "random":
+        parts = _divided(rng.permutation(rows), shares)
+    elif column is None:
+        raise InputError(f"a {how} split needs a column to split by")
     elif how == "stratified":
-        codes = torch.from_numpy(column.rank("dense").fill_null(0).cast(pl.Int64).to_numpy())
-        train, validation, test = (np.sort(part.numpy()) for part in split_by_class(codes, shares, seed))
-        return _checked(train, validation, test, how)
+        parts = [np.sort(part.numpy()) for part in split_by_class(torch.from_numpy(_codes(column)), shares, seed)]
+    elif how == "group":
+        groups = _codes(column)
+        parts = _divided(rng.permutation(groups.max() + 1)[groups], shares)
     else:
-        keys = column.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
-        if how == "group":
-            keys = np.random.default_rng(seed).permutation(int(keys.max()) + 1)[keys]
-    # Where each key's rows end when rows are ordered by key; a key belongs to the part that the middle of its rows is in.
-    ends = np.bincount(keys).cumsum()
-    middles = ends - np.bincount(keys) / 2
-    part = np.searchsorted(np.cumsum(shares)[:2] * rows, middles, side="left")[keys]
-    return _checked(*(np.flatnonzero(part == i) for i in range(3)), how=how)
-
-
-def _checked(train: Rows, validation: Rows, test: Rows, how: str) -> tuple[Rows, Rows, Rows]:
-    for name, part in (("training", train), ("validation", validation), ("test", test)):
+        parts = _divided(_codes(column), shares)
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if len(part) == 0:
-            total = len(train) + len(validation) + len(test)
-            raise InputError(f"the {how} split of {total} rows leaves none for {name}, expected more rows or groups")
-    return train, validation, test
+            raise InputError(f"the {how} split of {rows} rows leaves none for {name}, expected more rows or groups")
+    return parts[0], parts[1], parts[2]
+
+
+def _divided(keys: Rows, shares: Sequence[float]) -> list[Rows]:
+    """The rows, in the order of their keys, in three parts; a key belongs to the part that the middle of its rows is in."""
+    counts = np.bincount(keys)
+    part_of_key = np.searchsorted(np.cumsum(shares)[:2] * len(keys), counts.cumsum() - counts / 2)
+    return [np.flatnonzero(part_of_key[keys] == part) for part in range(3)]
+
+
+def _codes(column: pl.Series) -> Rows:
+    """The rank of each value among the distinct ones, from 1; 0 where it is missing."""
+    return column.rank("dense").fill_null(0).cast(pl.Int64).to_numpy(writable=True)

@@ -54,7 +54,7 @@ def target_task(target: str, frame: pl.DataFrame, name: str = "table") -> Task:
     kind = kind or ("binary" if len(classes) == 2 else "classification")
     if kind == "binary":
         if len(classes) != 2:
-            raise InputError(f"{where}: {len(classes)} classes ({', '.join(classes[:5])}, ...), expected 2 for binary")
+            raise InputError(f"{where}: {len(classes)} classes ({', '.join(classes[:5])}), expected 2 for binary")
         return Task.binary(column, classes=classes)
     return Task.ordinal(column, classes=classes) if kind == "ordinal" else Task.classification(column, classes=classes)
 
@@ -88,7 +88,9 @@ def describe(task: Task, train: Tensor) -> str:
     elif isinstance(task, Classification | Ordinal):
         detail = f"{len(task.classes)} classes, {len(known)} labels"
     else:
-        detail = f"mean {float(known.mean()):.4g}, from {float(known.min()):.4g} to {float(known.max()):.4g}, {len(known)} labels"
+        detail = (
+            f"mean {float(known.mean()):.4g}, from {float(known.min()):.4g} to {float(known.max()):.4g}, {len(known)} labels"
+        )
     return f"target {task.name}: {task.kind} ({detail})"
 
 

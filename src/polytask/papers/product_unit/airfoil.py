@@ -68,7 +68,7 @@ def methods(seed: int) -> dict[str, Any]:
 
     evolved = ProductUnitNetwork(search="evolution", seed=seed)
     descended = ProductUnitNetwork(search="restarts", seed=seed)
-    sigmoid = ProductUnitNetwork(units="sigmoid", search="restarts", seed=seed)
+    sigmoid = ProductUnitNetwork(units="sigmoid", search="evolution", seed=seed)
     boosting = GradientBoostingRegressor(random_state=seed)
     return {
         "evolved": tuned(evolved, nodes=[2, 4, 6, 8]),
@@ -85,7 +85,7 @@ def airfoil(seed: int, data: Path) -> Measurements:
     """``"<method> mse"`` (dB^2) and ``"<method> sep"`` (%) over five folds; for networks also the mean number of
     ``links`` and ``parameters``, over folds, of all networks of the method together."""
     inputs, levels = load(data)
-    measured = {}
+    measured: dict[str, float] = {}
     for name, method in methods(seed).items():
         predicted = np.empty_like(levels)
         sizes = []

@@ -158,9 +158,10 @@ class ProductUnitNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         if self.scale:
             low, high = UNITS[self.units].interval
             used = self.network_.links.any(1)
-            for name, minimum, span, linked in zip(self.inputs_, self.low_, self.span_, used, strict=False):
+            for name, least, span, linked in zip(self.inputs_, self.low_, self.span_, used, strict=False):
                 if linked:
-                    yield f"where {name} is {low:g} + {high - low:g} * ({name} - {minimum:.{digits}g}) / {span:.{digits}g}"
+                    shifted = f"{name} - {least:.{digits}g}" if least else name
+                    yield f"with {name} scaled to {low:g} + ({shifted}) / {span / (high - low):.{digits}g}"
 
     def _starts(self, units: Units, features: Tensor, targets: Tensor, generator: Generator) -> Iterator[Networks]:
         inputs, tasks = features.shape[1], targets.shape[1]

@@ -35,11 +35,12 @@ def solve_outputs(hidden: Tensor, targets: Tensor, ridge: float) -> Tensor:
     rms = torch.where(rms > 0, rms, 1.0)
     scaled = hidden / rms.unsqueeze(-2)
     design = torch.cat([torch.ones_like(scaled[..., :1]), scaled], -1)
-    gram = torch.einsum("...ni,nk,...nj->...kij", design, share, design)
+    weighed = design.unsqueeze(-3) * share.T.unsqueeze(-1)
+    gram = design.mT.unsqueeze(-3) @ weighed
+    moments = design.mT @ (share * targets.nan_to_num())
     penalty = torch.full((gram.shape[-1],), ridge, dtype=gram.dtype)
     penalty[0] = 0.0
-    moments = torch.einsum("...ni,nk->...ki", design, share * targets.nan_to_num())
-    solution = torch.linalg.solve(gram + penalty.diag(), moments).mT
+    solution = torch.linalg.solve(gram + penalty.diag(), moments.mT).mT
     return torch.cat([solution[..., :1, :], solution[..., 1:, :] / rms.unsqueeze(-1)], -2)
 
 
@@ -68,8 +69,7 @@ def descend(
     Returns:
         the network, without the links that came out as 0, and its objective.
     """
-    links = network.links
-    count = int(links.sum())
+    count = int(network.links.sum())
 
     def objective(split: np.ndarray) -> tuple[float, np.ndarray]:
         free = torch.from_numpy(split[:count] - split[count:]).requires_grad_()
@@ -82,22 +82,15 @@ def descend(
         slope = gradient.numpy()
         return value.item() + l1 * split.sum(), np.concatenate([slope + l1, l1 - slope])
 
-    start = network.weights[links].numpy()
+    start = network.weights[network.links].numpy()
     split = np.concatenate([start.clip(0), (-start).clip(0)])
-    found = minimize(
-        objective,
-        split,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0.0, units.bound)] * len(split),
-        options={"maxiter": iterations},
-    )
-    best = torch.from_numpy(found.x[:count] - found.x[count:])
-    trained = _with_weights(network, best)
-    pruned = Networks(trained.weights, links & (trained.weights != 0), network.outputs)
-    pruned = without_constants(pruned, units)
+    if count:
+        bounds = [(0.0, units.bound)] * len(split)
+        split = minimize(objective, split, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations}).x
+    trained = _with_weights(network, torch.from_numpy(split[:count] - split[count:]))
+    pruned = without_constants(Networks(trained.weights, trained.weights != 0, trained.outputs), units)
     outputs = solve_outputs(pruned.hidden(units, features), targets, ridge)
-    return Networks(pruned.weights, pruned.links, outputs), float(found.fun)
+    return Networks(pruned.weights, pruned.links, outputs), objective(split)[0]
 
 
 def _with_weights(network: Networks, free: Tensor) -> Networks:

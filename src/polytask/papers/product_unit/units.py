@@ -37,12 +37,13 @@ class Units:
 UNITS = {
     units.name: units
     for units in (
-        Units("product", torch.log, torch.exp, 0, (1.0, 2.0), 5.0),
+        Units("product", torch.log, lambda z: z.clamp(max=200).exp(), 0, (1.0, 2.0), 5.0),
         Units("sigmoid", lambda x: nn.functional.pad(x, (0, 1), value=1.0), torch.sigmoid, 1, (0.1, 0.9), 50.0),
     )
 }
-"""The kinds of unit by name. Product units are bounded at 5 as in the paper: ``2^5`` for each input is enough, and larger
-products overflow. A sigmoid saturates instead of overflowing and needs steep weights, so its bound is loose."""
+"""The kinds of unit by name. Product units are bounded at 5 as in the paper: ``2^5`` for each input is enough. Products
+beyond ``e^200`` are cut, so that their squares stay finite. A sigmoid saturates instead and needs steep weights, so its
+bound is loose."""
 
 
 @dataclass(frozen=True)

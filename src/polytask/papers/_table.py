@@ -1,0 +1,29 @@
+"""The claims' results as text: one row for each claim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """A markdown table of ``results.json``, as `reproduce` writes it."""
+    lines = ["| paper | claim | the paper reports | measured here | verdict |", "|---|---|---|---|---|"]
+    for slug, result in results.items():
+        for name, cells in zip([f"`{slug}`", *[""] * len(result["claims"])], _cells(result), strict=False):
+            lines.append(f"| {' | '.join([name, *cells])} |")
+    return "\n".join(lines)
+
+
+def measured(better: str, evidence: dict[str, Any]) -> str:
+    """Method against baseline, the difference in words, and its interval: ``5.2 vs 7.4, lower by 2.2 [2.0, 2.4]``."""
+    method, baseline = (sum(evidence[name]) / len(evidence["seeds"]) for name in ("method", "baseline"))
+    low, high, gain = evidence["low"], evidence["high"], evidence["mean"]
+    return f"{method:.3g} vs {baseline:.3g}, {better} by {gain:.2f} [{low:.2f}, {high:.2f}], {len(evidence['seeds'])} seeds"
+
+
+def _cells(result: dict[str, Any]) -> Iterator[list[str]]:
+    for claim in result["claims"]:
+        evidence = claim["evidence"]
+        verdict = evidence["verdict"]
+        yield [claim["statement"], claim["claimed"], measured(claim["better"], evidence), f"**{verdict}**"]
