@@ -27,7 +27,7 @@ lint: install  ## format the code and mend what the linter can
 
 bench: install  ## measure polytask beside its peers, as ratios
 	@echo "Measuring polytask beside its peers."
-	@$(BIN)/python -m benchmarks
+	@for script in benchmarks/[!_]*.py; do echo $$script; $(BIN)/python $$script || exit; done
 
 reproduce: install  ## run the claims of every written paper: writes claims/
 	@echo "Running the claims of every written paper."

@@ -4,8 +4,8 @@ A page asks for a table by a comment: ``<!-- methods: polytask.balance.balancers
 """
 
 import inspect
+import pydoc
 import re
-from importlib import import_module
 from typing import Any
 
 
@@ -15,17 +15,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _table(register: str) -> str:
-    module, name = register.rsplit(".", 1)
-    entries = getattr(import_module(module), name)
-    rows = [f"| `{key}` | {_link(module, entry)} | {_first_sentence(entry)} |" for key, entry in entries.items()]
-    return "\n".join(["| name | in Python | what it does |", "|---|---|---|", *rows])
+    entries: Any = pydoc.locate(register)
+    rows = [f"| `{name}` | {_link(entry)} | {_first_paragraph(entry)} |" for name, entry in entries.items()]
+    return "\n".join(["| name | in Python | what it is |", "|---|---|---|", *rows])
 
 
-def _link(module: str, entry: Any) -> str:
-    name = entry.__name__
-    return f"[`{name}`][{module}.{name}]" if hasattr(import_module(module), name) else f"`{name}`"
+def _link(entry: Any) -> str:
+    package = entry.__module__.rpartition(".")[0]
+    return f"[`{entry.__name__}`][{package}.{entry.__name__}]"
 
 
-def _first_sentence(entry: Any) -> str:
-    paragraph = " ".join(inspect.getdoc(entry).split("\n\n")[0].split())
-    return re.sub(r"``(.*?)``", r"`\1`", paragraph.replace("|", "\\|"))
+def _first_paragraph(entry: Any) -> str:
+    text = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
+    return re.sub(r"``(.*?)``", r"`\1`", text.replace("|", "\\|"))

@@ -77,6 +77,7 @@ def blocks(page: Path) -> Iterator[Block]:
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cut_comparisons(monkeypatch)
+    keep_registers(monkeypatch)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language == "python":
@@ -100,12 +101,24 @@ def cut_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     @functools.wraps(whole)
     def cut(data: polytask.DataSet, *arguments: Any, **settings: Any) -> Any:
         parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
-        few = {name: part.subset(torch.arange(min(300, len(part)))) for name, part in parts.items()}
+        few = {name: part.subset(torch.arange(min(150, len(part)))) for name, part in parts.items()}
         budget = {"seeds": 2, "steps": 2, "learning_rates": [1e-3], "weight_trials": 1, "equal_time": False, "workers": 1}
-        return whole(dataclasses.replace(data, **few), *arguments, **settings | budget)
+        small = dataclasses.replace(data, **few, settings={**data.settings, "batch_size": 32})
+        return whole(small, *arguments, **settings | budget)
 
     monkeypatch.setattr(polytask.comparison, "compare", cut)
     monkeypatch.setattr(polytask, "compare", cut, raising=False)
+
+
+def keep_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what a page enrols, so that no other test meets it."""
+    from polytask.balance import balancers
+    from polytask.share import sharings
+    from polytask.task import Task
+
+    for register in (balancers, sharings):
+        monkeypatch.setattr(register, "_entries", dict(register.items()))
+    monkeypatch.setattr(Task, "kinds", dict(Task.kinds))
 
 
 def run_python(block: Block, namespace: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from polytask.data.table import labels, load_table, split_rows, target_task
@@ -52,7 +52,9 @@ def test_load_table_is_ready_for_training(tmp_path: Path) -> None:
     assert [task.kind for task in data.tasks] == ["binary", "classification", "regression"]
     assert [len(part) for part in (data.train, data.validation, data.test)] == [360, 120, 120]
     assert set(data.schema.kinds) == {"age", "city", "height", "visits"}
-    assert data.provenance["report"][0].startswith("target churn: binary (") and "'yes' of 360" in data.provenance["report"][0]
+    assert (
+        data.provenance["report"][0].startswith("target churn: binary (") and "'yes' of 360" in data.provenance["report"][0]
+    )
     assert data.provenance["warnings"] == ["column 'id' is left out: it looks like an id, every value differs"]
     assert len(data.provenance["sha256"]) == 64
     model = Model(data.encoder(), data.tasks)
@@ -68,7 +70,9 @@ def test_same_seed_same_split_and_another_seed_another() -> None:
 
 def test_preprocessing_sees_the_training_part_only() -> None:
     frame = people()
-    changed = frame.with_columns(pl.when(pl.int_range(pl.len()) >= ROWS * 0.8).then(1e6).otherwise(pl.col("height")).alias("height"))
+    changed = frame.with_columns(
+        pl.when(pl.int_range(pl.len()) >= ROWS * 0.8).then(1e6).otherwise(pl.col("height")).alias("height")
+    )
     settings = {"split": "time", "split_column": "time"}
     before, after = (
         load_table(f.with_columns(pl.int_range(ROWS).alias("time")), ["spend"], **settings) for f in (frame, changed)
@@ -155,13 +159,13 @@ def test_rows_without_any_label_are_left_out_and_partial_ones_kept() -> None:
 
 def test_a_class_seen_only_outside_training() -> None:
     frame = people().with_columns(pl.int_range(ROWS).alias("time"))
-    late = frame.with_columns(pl.when(pl.col("time") >= ROWS - 3).then(pl.lit("new")).otherwise(pl.col("level")).alias("level"))
+    late = frame.with_columns(
+        pl.when(pl.col("time") >= ROWS - 3).then(pl.lit("new")).otherwise(pl.col("level")).alias("level")
+    )
     with pytest.raises(InputError, match="class 'new' is only in 3 rows of the test part, none for training"):
         load_table(late, ["level"], split="time", split_column="time")
-    with pytest.raises(InputError, match="expected at least two classes|none for training"):
-        load_table(
-            frame.with_columns((pl.col("time") < ROWS - 3).alias("y")), ["y"], split="time", split_column="time"
-        )
+    with pytest.raises(InputError, match=r"none for training"):
+        load_table(frame.with_columns((pl.col("time") < ROWS - 3).alias("y")), ["y"], split="time", split_column="time")
 
 
 # Conditions and unknown names
@@ -210,7 +214,9 @@ def test_near_copies_of_targets_are_named_with_the_figure() -> None:
 
 
 def test_missing_only_where_the_target_is_positive_is_a_leak() -> None:
-    frame = people(2000).with_columns(pl.when(pl.col("churn") == "yes").then(None).otherwise(pl.col("height")).alias("height"))
+    frame = people(2000).with_columns(
+        pl.when(pl.col("churn") == "yes").then(None).otherwise(pl.col("height")).alias("height")
+    )
     assert any("'height' predicts target 'churn'" in w for w in load_table(frame, ["churn"]).provenance["warnings"])
 
 
@@ -231,9 +237,8 @@ def test_splits_are_disjoint_and_whole(how: str, keys: list[int | None], seed: i
     column = pl.Series("key", keys, dtype=pl.Int64)
     try:
         parts = split_rows(len(keys), how, None if how == "random" else column, seed=seed)
-    except InputError as error:
-        assert "leaves none" in str(error)
-        return
+    except InputError:  # too few groups or times for three parts
+        reject()
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(keys)))
     groups = [{keys[i] for i in part} for part in parts]
     if how in ("group", "time"):

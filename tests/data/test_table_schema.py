@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from polytask.data.table import Schema, infer_kind
@@ -31,20 +31,17 @@ def frames(least: int = 1, most: int = 30) -> st.SearchStrategy[pl.DataFrame]:
 KINDS = {"n": "numeric", "c": "categorical", "d": "date", "t": "text"}
 
 
-def fitted(train: pl.DataFrame) -> Schema | None:
+def fitted(train: pl.DataFrame) -> Schema:
     try:
         return Schema.fit(train, KINDS)
-    except InputError as error:
-        assert "no usable feature column" in str(error)
-        return None
+    except InputError:  # every column is constant or missing
+        reject()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(frames(), frames())
 def test_transform_of_any_rows_is_finite_and_within_the_encoders_codes(train: pl.DataFrame, new: pl.DataFrame) -> None:
     schema = fitted(train)
-    if schema is None:
-        return
     inputs = schema.transform(new)
     sizes = schema.encoder_settings()
     for tensor in inputs.values():
@@ -55,15 +52,13 @@ def test_transform_of_any_rows_is_finite_and_within_the_encoders_codes(train: pl
         assert bool((inputs["categorical"] >= 0).all())
         assert bool((inputs["categorical"] < torch.tensor(sizes["categories"])).all())
     if "text" in inputs:
-        assert 0 <= int(inputs["text"].min()) and int(inputs["text"].max()) < sizes["words"]
+        assert int(inputs["text"].min()) >= 0 and int(inputs["text"].max()) < sizes["words"]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(frames(), frames())
 def test_a_schema_read_back_from_json_transforms_alike(train: pl.DataFrame, new: pl.DataFrame) -> None:
     schema = fitted(train)
-    if schema is None:
-        return
     again = Schema.from_json(json.loads(json.dumps(schema.to_json(), allow_nan=False)), schema.tensors())
     before, after = schema.transform(new), again.transform(new)
     assert before.keys() == after.keys()
@@ -107,7 +102,7 @@ def test_categories_missing_unknown_and_rare() -> None:
 
 def test_a_million_categories_are_hashed() -> None:
     names = pl.Series("c", range(1_000_000)).cast(pl.String) + "x"
-    train = pl.DataFrame({"c": pl.concat([names] * 3)})
+    train = pl.DataFrame({"c": pl.concat([names] * 3, rechunk=False)})
     schema = Schema.fit(train)
     (warning,) = schema.warnings
     assert warning == f"column 'c': 1000000 categories are hashed into {CATEGORIES}"

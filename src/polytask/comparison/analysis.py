@@ -173,16 +173,19 @@ def summary(
     best = ranked[0]
     level = [m["name"] for m in ranked if m["delta_m"]["high"] >= best["delta_m"]["low"]]
     delta = best["delta_m"]
-    amount = (
-        f"{percent(delta['mean'], sign=True)} on average over the tasks "
-        f"(95 % interval {percent(delta['low'], sign=True)} to {percent(delta['high'], sign=True)})"
+    amount = percent(delta["mean"], sign=True)
+    within = f"(95 % interval {percent(delta['low'], sign=True)} to {percent(delta['high'], sign=True)})"
+    effect = (
+        f"does not measurably change the metrics, {amount} on average over the tasks {within},"
+        if delta["verdict"] == "undecided"
+        else f"changes the metrics by {amount} on average over the tasks {within}"
     )
     which = (
-        f"The best of {len(joint)} ways to train together, {best['name']}, changes"
+        f"The best of {len(joint)} ways to train together, {best['name']},"
         if len(level) == 1
-        else f"{_listed(level)} cannot be told apart; the first changes"
+        else f"{_listed(level)} cannot be told apart; the first"
     )
-    first = f"{which} the metrics by {amount} against one model for each task."
+    first = f"{which} {effect} against one model for each task."
     return [first, _second(transfer), _third(best, level, grouping)]
 
 

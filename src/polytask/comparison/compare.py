@@ -232,9 +232,9 @@ class _Comparison:
             rows.append(row)
         if grouped is not None and grouping is not None:
             rows.append(self._grouped_row(grouping["groups"], grouped, baseline))
-        self._correct(rows)
         if yardstick:
-            rows.append(self._row("gradient boosting", "yardstick", yardstick, None, None))
+            rows.append(self._row("gradient boosting", "yardstick", yardstick, baseline, None))
+        self._correct(rows)
         return {
             "schema": SCHEMA,
             "polytask": __version__,

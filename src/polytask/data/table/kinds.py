@@ -8,7 +8,7 @@ KINDS = ("numeric", "boolean", "categorical", "date", "text")
 """Numbers, true or false, names of categories, dates and times, free text."""
 
 MISSING_WORDS = ("", " ", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null")
-"""What counts as a missing value in a text file."""
+"""Strings that are missing values: in text files in every column, elsewhere in those of strings."""
 
 EXPECTED = {"numeric": "a number", "date": "a date such as 2024-05-31 or 2024-05-31 13:45:00"}
 """What the kinds that not every value fits expect."""
@@ -43,7 +43,10 @@ def infer_kind(values: pl.Series) -> str | None:
 
 
 def typed(values: pl.Series, kind: str) -> pl.Series:
-    """``values`` as the type of ``kind``, Float64, Datetime or String; null where missing and where a value does not fit."""
+    """``values`` as the type of ``kind``, Float64, Datetime or String; null where missing and where a value does not fit.
+
+    Dates are ISO 8601 (2024-05-31, 2024-05-31T13:45:00); an offset from UTC is ignored.
+    """
     if kind == "numeric":
         if values.dtype == pl.String:
             values = values.str.strip_chars()
@@ -60,6 +63,7 @@ def typed(values: pl.Series, kind: str) -> pl.Series:
     if values.dtype.is_float() and bool((values.is_finite() & (values != values.floor())).fill_null(False).any()) is False:
         values = values.cast(pl.Int64, strict=False)  # 3.0 is the category "3", as it is where no value is missing
     values = values.cast(pl.String)
+    values = values.set(values.is_in(list(MISSING_WORDS)), None)
     return values.str.to_lowercase() if kind == "boolean" else values
 
 

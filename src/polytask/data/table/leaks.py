@@ -26,12 +26,20 @@ def find_leaks(
     """One warning for each feature that predicts a target almost perfectly on its own, with the figure.
 
     A feature is cut into its categories or ``BINS`` steps; each step predicts the mean (or the most frequent class) of the
-    target in half of the rows, and is scored on the other half.
+    target in every other row, and is scored on the rest.
+
+    Args:
+        schema: of the table.
+        inputs: the training rows, transformed.
+        targets: of the training rows, by task.
+        tasks: the targets' tasks.
     """
     warnings = []
-    features = [(column, codes[:ROWS]) for column, codes in _features(schema, inputs)]
+    rows = len(next(iter(inputs.values())))
+    step = -(-rows // ROWS)
+    features = list(_features(schema, {key: tensor[::step] for key, tensor in inputs.items()}))
     for task in tasks:
-        target = targets[task.name][:ROWS]
+        target = targets[task.name][::step]
         present = task.present(target)
         if int(present.sum()) < 100:
             continue
@@ -46,7 +54,8 @@ def find_leaks(
 
 
 def _features(schema: Schema, inputs: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    indicators = dict(zip(schema.missing_numbers, range(len(schema.missing_numbers)), strict=True))
+    """The columns, and the step or category that each row is in."""
+    indicators = {number: i for i, number in enumerate(schema.missing_numbers)}
     for i, number in enumerate(schema.numbers):
         codes = ((inputs["numeric"][:, i] + 1) / 2 * BINS).long()
         yield number.column, codes + (BINS + 1) * inputs["missing"][:, indicators[i]].long() if i in indicators else codes
@@ -55,25 +64,24 @@ def _features(schema: Schema, inputs: Mapping[str, Tensor]) -> Iterator[tuple[st
 
 
 def _alone(codes: Tensor, target: Tensor, task: Task) -> tuple[str, float]:
-    """How well ``codes`` alone predict ``target`` in the second half of the rows, and the name of the figure."""
-    half = len(codes) // 2
+    """How well ``codes`` alone predict ``target`` in every other row, learned from the rest; and the name of the figure."""
     steps = int(codes.max()) + 1
+    seen, unseen = codes[::2], codes[1::2]
     if isinstance(task, Binary | Regression):
-        target = target.double()
-        ranked = target if isinstance(task, Binary) else _ranks(target)
-        overall = ranked[:half].mean()
-        sums = torch.zeros(steps, dtype=torch.float64).index_add_(0, codes[:half], ranked[:half])
-        # A hundredth of a row with the overall mean stands in for the rows of a step that the first half does not have.
-        means = (sums + 0.01 * overall) / (codes[:half].bincount(minlength=steps) + 0.01)
-        prediction, truth = means[codes[half:]], ranked[half:]
+        values = target.double() if isinstance(task, Binary) else _ranks(target)
+        known, truth = values[::2], values[1::2]
+        sums = torch.zeros(steps, dtype=torch.float64).index_add_(0, seen, known)
+        # A hundredth of a row with the overall mean stands in for the rows of a step that was not seen.
+        means = (sums + 0.01 * known.mean()) / (seen.bincount(minlength=steps) + 0.01)
         if isinstance(task, Binary):
-            return "AUROC", _auroc(prediction, truth)
-        error = ((prediction - truth) ** 2).sum() / ((truth - overall) ** 2).sum().clamp(min=1e-12)
+            return "AUROC", _auroc(means[unseen], truth)
+        error = ((means[unseen] - truth) ** 2).sum() / ((truth - known.mean()) ** 2).sum().clamp(min=1e-12)
         return "R2 of ranks", 1 - float(error)
     classes = int(target.max()) + 1
-    counts = (codes[:half] * classes + target[:half]).bincount(minlength=steps * classes).reshape(steps, classes)
-    accuracy = float((counts.argmax(1)[codes[half:]] == target[half:]).double().mean())
-    base = float((target[half:] == counts.sum(0).argmax()).double().mean())
+    known, truth = target[::2], target[1::2]
+    counts = (seen * classes + known).bincount(minlength=steps * classes).reshape(steps, classes)
+    accuracy = float((counts.argmax(1)[unseen] == truth).double().mean())
+    base = float((truth == counts.sum(0).argmax()).double().mean())
     return "accuracy above the most frequent class", (accuracy - base) / max(1 - base, 1e-12)
 
 

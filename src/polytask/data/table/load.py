@@ -127,8 +127,18 @@ def load_table(
 
 
 def training_settings(rows: int) -> dict[str, Any]:
-    """The defaults of training on ``rows`` rows of a table: keyword arguments of `polytask.fit`."""
-    return {"batch_size": 256 if rows < 100_000 else 1024, "lr": 2e-3, "weight_decay": 3e-4}
+    """The defaults of training on ``rows`` rows of a table: keyword arguments of `polytask.fit`.
+
+    Learning rate and weight decay are TabM's; small tables need more passes to take as many steps.
+    """
+    return {
+        "batch_size": 256 if rows < 100_000 else 1024,
+        "lr": 2e-3,
+        "weight_decay": 3e-4,
+        "clip": 1.0,
+        "epochs": min(60, max(8, round(130_000 / rows))),
+        "patience": 8,
+    }
 
 
 def _kept(

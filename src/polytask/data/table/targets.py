@@ -106,7 +106,7 @@ def _parse(target: str, columns: Sequence[str], name: str) -> tuple[str, str | N
 
 
 def _present(values: pl.Series) -> pl.Series:
-    values = values.drop_nulls()
+    values = (typed(values, "categorical") if values.dtype == pl.String else values).drop_nulls()
     return values.drop_nans() if values.dtype.is_float() else values
 
 

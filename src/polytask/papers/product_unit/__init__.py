@@ -24,7 +24,7 @@ from torch import nn
 
 from polytask.claim import Claim
 from polytask.paper import Paper, Scale
-from polytask.papers.product_unit.airfoil import FILE, airfoil, plot
+from polytask.papers.product_unit.airfoil import FILE, measure, plot
 from polytask.papers.product_unit.estimator import ProductUnitNetwork
 from polytask.papers.product_unit.evolution import Evolution, fitness
 from polytask.papers.product_unit.projection import descend, solve_outputs
@@ -43,7 +43,7 @@ __all__ = [
     "solve_outputs",
 ]
 
-_claim = partial(Claim, run=airfoil, better="lower", needs=(FILE,))
+_claim = partial(Claim, run=measure, better="lower", needs=(FILE,))
 
 PAPER = Paper(
     slug="product_unit",

@@ -81,7 +81,7 @@ def methods(seed: int) -> dict[str, Any]:
     }
 
 
-def airfoil(seed: int, data: Path) -> Measurements:
+def measure(seed: int, data: Path) -> Measurements:
     """``"<method> mse"`` (dB^2) and ``"<method> sep"`` (%) over five folds; for networks also the mean number of
     ``links`` and ``parameters``, over folds, of all networks of the method together."""
     inputs, levels = load(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,8 +24,8 @@ class ProductUnitNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
     """One hidden layer of product units shared by all targets, ``y_k = b_0k + sum_j b_jk prod_i x_i^w_ij``.
 
     Inputs are scaled to [1, 2] by the training data's range, so that logarithms exist and products stay small; later
-    inputs beyond the range are clipped a tenth of it outside. Targets are standardised for training, and predictions come
-    back in their own units. A missing target entry (NaN) is left out of its task only.
+    inputs beyond the range are clipped a tenth of it outside. Targets are scaled to [1, 2] for training, and predictions
+    come back in their own units. A missing target entry (NaN) is left out of its task only.
 
     Args:
         nodes: the most hidden nodes ``M``.
@@ -34,7 +35,7 @@ class ProductUnitNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         restarts: the number of networks from which to descend; the one of lowest penalised error is kept.
         iterations: L-BFGS steps of each descent. 0 with evolution is the paper's algorithm alone.
         ridge: the penalty on output coefficients, relative to each node's root mean square; above 0.
-        l1: the penalty on each weight, per unit of variance of the standardised targets.
+        l1: the penalty on each weight, relative to the mean variance of the scaled targets.
         population, generations: the size and the length of the evolution.
         scale: ``False`` takes inputs as they are, for positive physical quantities whose exponents mean something in
             their own units; then every input must be above 0.
@@ -95,15 +96,15 @@ class ProductUnitNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         span = np.where(high > low, high - low, 1.0)
         features, scaled = self._features(inputs), torch.from_numpy(1 + (targets - low) / span)
         l1 = self.l1 * float(np.nanvar(scaled, axis=0).mean())
-        generator = Generator().manual_seed(self.seed)
-
-        found = [
-            (start, float("nan"))
-            if self.iterations == 0
-            else descend(start, units, features, scaled, ridge=self.ridge, l1=l1, iterations=self.iterations)
-            for start in self._starts(units, features, scaled, generator)
-        ]
-        network, _ = min(found, key=lambda pair: pair[1])
+        starts = self._starts(units, features, scaled, Generator().manual_seed(self.seed))
+        if self.iterations:
+            descents = (
+                descend(start, units, features, scaled, ridge=self.ridge, l1=l1, iterations=self.iterations)
+                for start in starts
+            )
+            network, _ = min(descents, key=itemgetter(1))
+        else:
+            network = next(starts)
         outputs = network.outputs * torch.from_numpy(span)
         outputs[0] += torch.from_numpy(low - span)
         self.network_ = _compact(Networks(network.weights, network.links, outputs))
@@ -197,8 +198,10 @@ class ProductUnitNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
 
     def _known(self, X: Any) -> Array:
         inputs, names = _matrix(X, "x")
-        if inputs.shape[1] != len(self.inputs_):
-            raise InputError(f"{inputs.shape[1]} inputs, expected the {len(self.inputs_)} of fit")
+        if len(names) != len(self.inputs_):
+            raise InputError(f"{len(names)} inputs, expected the {len(self.inputs_)} of fit")
+        if hasattr(X, "columns") and names != self.inputs_:
+            raise InputError(f"columns {', '.join(names)}, expected those of fit in their order: {', '.join(self.inputs_)}")
         _check_finite(inputs, names)
         return inputs
 
@@ -225,7 +228,7 @@ def _matrix(values: Any, prefix: str) -> tuple[Array, list[str]]:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
     names = list(getattr(values, "columns", []))
-    matrix = np.asarray(values, dtype=np.float64)
+    matrix = np.asarray(values, dtype=np.float64, order="C")
     if matrix.ndim == 1 and prefix == "y":
         matrix = matrix[:, None]
     if matrix.ndim != 2 or matrix.size == 0:

@@ -163,7 +163,9 @@ def mutate_structure(
         u = torch.rand(count, generator=generator, dtype=torch.double)
         times = least + (u * temperature * (most - least)).floor()
         for done in range(most):
-            change(result, torch.where(drawn[:, column] & (done < times))[0], nodes, generator)
+            rows = torch.where(drawn[:, column] & (done < times))[0]
+            if len(rows):
+                change(result, rows, nodes, generator)
     return without_constants(result, units)
 
 
@@ -237,7 +239,7 @@ def _pick(candidates: Tensor, rows: Tensor, generator: Generator) -> tuple[Tenso
     """Those of ``rows`` that have a candidate, and for each a random one: ``(P, C)`` bool, ``(R,)`` to two ``(R',)``."""
     rows = rows[candidates[rows].any(1)]
     lottery = torch.rand(len(rows), candidates.shape[1], generator=generator)
-    return rows, lottery.masked_fill(~candidates[rows], -1.0).max(1).indices if len(rows) else rows
+    return rows, lottery.masked_fill(~candidates[rows], -1.0).argmax(1)
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: Generator) -> Tensor:
