@@ -75,7 +75,9 @@ def test_a_file_that_disagrees_is_not_written(table: Saved, tmp_path: Path, monk
         return exported(pt.Model(model.encoder, list(model.tasks.values()), model.sharing, model.width), *rest)
 
     monkeypatch.setattr(export, "_exported", of_other_weights)
-    with pytest.raises(InputError, match=r"model.onnx: the exported prediction of task 'churn' differs by .*, expected at most"):
+    with pytest.raises(
+        InputError, match=r"model.onnx: the exported prediction of task 'churn' differs by .*, expected at most"
+    ):
         export_onnx(table, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -63,9 +63,9 @@ def test_the_output_is_what_the_model_predicts(saved: Saved, new: Path, suffix: 
 
 def test_the_input_may_be_parquet_and_have_other_columns(saved: Saved, new: Path, tmp_path: Path) -> None:
     predict_table(saved, new, tmp_path / "a.parquet")
-    small_table.frame(30, seed=4).drop("churn", "spend", "segment").with_columns(extra=pl.lit([1, 2])).reverse().write_parquet(
-        tmp_path / "new.parquet"
-    )
+    small_table.frame(30, seed=4).drop("churn", "spend", "segment").with_columns(
+        extra=pl.lit([1, 2])
+    ).reverse().write_parquet(tmp_path / "new.parquet")
     predict_table(saved, tmp_path / "new.parquet", tmp_path / "b.parquet")
     a, b = pl.read_parquet(tmp_path / "a.parquet").reverse(), pl.read_parquet(tmp_path / "b.parquet")
     assert np.allclose(a["spend"], b["spend"], rtol=1e-5)
@@ -98,7 +98,9 @@ print(predict_table(pt.load(sys.argv[1]), sys.argv[2], sys.argv[3]).rows, resour
     peaks = {}
     for name, rows in {"small": 200_000, "large": 600_000}.items():
         words = [str(saved.path), str(tmp_path / f"{name}.csv"), str(tmp_path / f"{name}.parquet")]
-        found = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout.split()
+        found = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        ).stdout.split()
         assert int(found[0]) == rows
         peaks[name] = int(found[1]) / 1024
     # The large table has 22 MB more of text and 20 MB more of predictions, and a process holds either a few times.

@@ -131,7 +131,13 @@ def test_loading_leaves_the_random_state_alone(data: pt.DataSet, tmp_path: Path)
 def test_the_folder_says_what_the_model_is_made_of_and_holds_no_pickle(data: pt.DataSet, tmp_path: Path) -> None:
     model = small_table.model(data)
     (tmp_path / "history.jsonl").write_text("{}\n")
-    save(model, tmp_path / "model", dataset=data, recipe={"seed": 3, "score": float("nan")}, beside=[tmp_path / "history.jsonl"])
+    save(
+        model,
+        tmp_path / "model",
+        dataset=data,
+        recipe={"seed": 3, "score": float("nan")},
+        beside=[tmp_path / "history.jsonl"],
+    )
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert names == {"model.json", "model.safetensors", "schema.json", "schema.safetensors", "history.jsonl"}
     about = load(tmp_path / "model").about
@@ -199,7 +205,10 @@ def test_a_truncated_description_is_named_with_its_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": FORMAT + 1, "polytask": "9.0"}, r"written by polytask 9\.0; .* reads formats up to \d+: upgrade polytask"),
+        (
+            {"format": FORMAT + 1, "polytask": "9.0"},
+            r"written by polytask 9\.0; .* reads formats up to \d+: upgrade polytask",
+        ),
         ({"format": "one"}, "has no format number"),
         ({"tasks": [{"kind": "binery", "name": "b"}]}, "unknown kind 'binery': did you mean 'binary'"),
         ({"sharing": {"name": "mmoee"}}, "unknown way of sharing 'mmoee': did you mean 'mmoe'"),

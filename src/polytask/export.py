@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask import __version__
@@ -60,6 +62,8 @@ def export_onnx(saved: Saved, path: Path | str, inputs: Inputs | None = None) ->
     if size > LARGEST:
         raise InputError(f"{path}: the weights have {size:,} bytes, expected at most {LARGEST:,} for an ONNX file")
     sample = _sample(saved) if inputs is None else {"": inputs} if isinstance(inputs, Tensor) else dict(inputs)
+    if min(len(tensor) for tensor in sample.values()) < 2:
+        raise InputError(f"{path}: fewer than 2 rows to check on, expected more")
     program = _exported(saved.model, sample, path)
     program.model.metadata_props["polytask"] = __version__
     program.model.metadata_props["tasks"] = json.dumps([task.to_dict() for task in saved.model.tasks.values()])
@@ -73,12 +77,30 @@ class _Predictor(nn.Module):
 
     def __init__(self, model: Model, names: Sequence[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model)
+        for parent in list(self.model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.EmbeddingBag) and child.mode == "mean":
+                    setattr(parent, name, _MeanEmbedding(child))
         self.names = tuple(names)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(self.names, tensors, strict=True))
         return tuple(self.model.predict(named.get("", named)).values())
+
+
+class _MeanEmbedding(nn.Module):
+    """What ``nn.EmbeddingBag`` computes of ``(N, L)`` codes, by operations that onnxruntime has."""
+
+    def __init__(self, bag: nn.EmbeddingBag) -> None:
+        super().__init__()
+        self.weight = bag.weight
+        self.padding = bag.padding_idx
+
+    def forward(self, codes: Tensor) -> Tensor:
+        present = (codes != self.padding if self.padding is not None else codes >= 0)[:, :, None]
+        total = (F.embedding(codes, self.weight) * present).sum(1)
+        return total / present.sum(1).clamp(min=1)
 
 
 def _sample(saved: Saved) -> dict[str, Tensor]:
@@ -102,16 +124,18 @@ def _exported(model: Model, sample: Mapping[str, Tensor], path: Path) -> Any:
     rows = torch.export.Dim("rows")
     try:
         with _quiet():
-            return torch.onnx.export(
+            program = torch.export.export(
                 _Predictor(model, list(sample)).eval(),
                 tuple(sample.values()),
-                dynamo=True,
+                dynamic_shapes=(tuple({0: rows} for _ in sample),),
+            )
+            return torch.onnx.export(
+                program,
                 input_names=[name or "inputs" for name in sample],
                 output_names=list(model.tasks),
-                dynamic_shapes=(tuple({0: rows} for _ in sample),),
                 verbose=False,
             )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: a model with {type(model.encoder).__name__} cannot be exported ({reason})") from error
 

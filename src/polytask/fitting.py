@@ -15,18 +15,22 @@ from typing import Any
 import torch
 
 from polytask.data.examples import DataSet
-from polytask.errors import InputError, optional
+from polytask.errors import InputError, PolytaskError, optional
 from polytask.files import check_replaceable, read_json, write_json
 from polytask.method import Method
 from polytask.model import Model
 from polytask.store import save
 from polytask.training import Fitted, Metrics, evaluate, fit
 from polytask.training import fabric as default_fabric
+from polytask.training.checkpoint import FILE as CHECKPOINT
 from polytask.training.history import FILE as HISTORY
 from polytask.training.history import finite
 
 LEAST_STEPS = 500
 """Optimizer steps of a run at least, when neither steps nor epochs are given: ten passes teach a small table little."""
+
+IDENTITY = "run.json"
+"""The file of an unfinished run that says which run it is."""
 
 REHEARSED_STEPS = 5
 REHEARSED_ROWS = 512
@@ -98,22 +102,27 @@ def fit_and_save(
     run = run_folder(out)
     settings = recipe.settings_for(data)
     identity = _identity(data, recipe, settings)
-    _check_same_run(run / "run.json", identity)
+    _check_same_run(run, identity)
     if fabric.is_global_zero:
-        write_json(run / "run.json", identity)
+        write_json(run / IDENTITY, identity)
     model = recipe.build(data)
-    fitted = fit(
-        model,
-        data.train,
-        data.validation,
-        balance=recipe.method.build_balancer(),
-        seed=recipe.seed,
-        out=run,
-        fabric=fabric,
-        progress=progress,
-        tensorboard=tensorboard,
-        **settings,
-    )
+    try:
+        fitted = fit(
+            model,
+            data.train,
+            data.validation,
+            balance=recipe.method.build_balancer(),
+            seed=recipe.seed,
+            out=run,
+            fabric=fabric,
+            progress=progress,
+            tensorboard=tensorboard,
+            **settings,
+        )
+    except PolytaskError:
+        if fabric.is_global_zero and not (run / CHECKPOINT).exists():  # nothing to go on from
+            shutil.rmtree(run)
+        raise
     test = evaluate(model, data.test)
     if fabric.is_global_zero:
         described = {
@@ -160,7 +169,7 @@ def rehearse(data: DataSet, out: Path | str, recipe: Recipe, *, fabric: Any = No
     out = Path(out)
     check_replaceable(out)
     settings = recipe.settings_for(data)
-    _check_same_run(run_folder(out) / "run.json", _identity(data, recipe, settings))
+    _check_same_run(run_folder(out), _identity(data, recipe, settings))
     if tensorboard:
         optional("tensorboard", "tensorboard")
     steps = settings.pop("steps", None) or round(settings["epochs"] * (len(data.train) // settings["batch_size"]))
@@ -206,15 +215,16 @@ def _identity(data: DataSet, recipe: Recipe, settings: Mapping[str, Any]) -> dic
     return identity
 
 
-def _check_same_run(path: Path, identity: Mapping[str, Any]) -> None:
-    if not path.exists():
+def _check_same_run(run: Path, identity: Mapping[str, Any]) -> None:
+    """Raise `InputError` when the folder ``run`` has a checkpoint of a run that is not this one."""
+    if not (run / CHECKPOINT).exists():
         return
-    before = read_json(path)
+    before = read_json(run / IDENTITY)
     changed = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
     if changed:
         named = [key if key in ("tasks", "data") else f"{key} {before.get(key)} -> {identity.get(key)}" for key in changed]
         raise InputError(
-            f"{path.parent}: holds an unfinished run that differs in {', '.join(named)}: "
+            f"{run}: holds an unfinished run that differs in {', '.join(named)}: "
             "finish it, remove the folder, or choose another output"
         )
 

@@ -205,12 +205,12 @@ def _describe_inputs(inputs: Inputs) -> dict[str, dict[str, Any]]:
 
 
 def _describe_tensor(tensor: Tensor) -> dict[str, Any]:
-    # Codes have a range for each position, and only codes that all positions take are safe for all.
-    low, high = (tensor.min(), tensor.max()) if tensor.is_floating_point() else (tensor.amin(0).max(), tensor.amax(0).min())
+    # Codes have a range for each position: only what is below every position's largest is safe for all.
+    high = tensor.max() if tensor.is_floating_point() else tensor.amax(0).min()
     return {
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "shape": list(tensor.shape[1:]),
-        "low": low.item(),
+        "low": tensor.min().item(),
         "high": high.item(),
     }
 

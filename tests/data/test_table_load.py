@@ -182,6 +182,11 @@ def test_where() -> None:
             load_table(people(), ["spend"], where=condition)
 
 
+def test_a_condition_that_leaves_one_class() -> None:
+    with pytest.raises(InputError, match="'churn': every training label is 'no', expected two classes"):
+        load_table(people(), ["churn"], where="churn = 'no'")
+
+
 def test_unknown_columns_are_suggested() -> None:
     for settings_ in ({"drop": ["hieght"]}, {"split": "group", "split_column": "hieght"}, {"kinds": {"hieght": "numeric"}}):
         with pytest.raises(InputError, match="unknown column 'hieght': did you mean 'height'"):
@@ -271,3 +276,11 @@ def test_splits_of_a_table() -> None:
         load_table(frame, ["spend"], split="stratified")
     with pytest.raises(InputError, match="leaves none for"):
         load_table(frame.head(2), ["spend"])
+
+
+def test_errors_number_the_rows_of_the_file() -> None:
+    text = [str(i % 9) for i in range(ROWS)]
+    text[57] = "many"
+    frame = people().with_columns(pl.Series("count", text), pl.int_range(ROWS).alias("time"))
+    with pytest.raises(InputError, match=r"table: row 58, column 'count': 'many', expected a number"):
+        load_table(frame, ["spend"], kinds={"count": "numeric"}, where="time >= 10")

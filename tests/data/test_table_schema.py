@@ -203,3 +203,19 @@ def test_errors_of_transform() -> None:
         schema.transform(pl.DataFrame({"ages": [1]}))
     with pytest.raises(InputError, match="no usable feature column"):
         Schema.fit(pl.DataFrame({"one": [1, 1]}))
+
+
+def test_a_column_that_is_rarely_known() -> None:
+    values = [None] * 299 + [3.0, float("inf")]
+    frame = pl.DataFrame({"rare": values, "never": [float("nan")] * 300 + [float("inf")], "n": [i % 5 for i in range(301)]})
+    schema = Schema.fit(frame)
+    assert list(schema.kinds) == ["rare", "n"] and schema.missing_numbers == [0]
+    assert int(schema.transform(frame)["missing"].sum()) == 300
+
+
+def test_numbers_are_fitted_to_a_sample_of_many_rows() -> None:
+    values = np.random.default_rng(0).normal(size=500_000)
+    (number,) = Schema.fit(pl.DataFrame({"n": values})).numbers
+    assert len(number.knots) <= 256
+    ranks, _ = number.encode(np.quantile(values, [0.1, 0.5, 0.9]))
+    assert ranks == pytest.approx([-0.8, 0.0, 0.8], abs=0.01)

@@ -4,6 +4,7 @@ import doctest
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -139,3 +140,16 @@ def test_processes_and_the_environment_change_nothing(tmp_path: Path, data: Path
     assert [o.evidence for o in outcomes[1]] == [o.evidence for o in outcomes[2]]
     with pytest.raises(InputError, match="expected at least two"):
         reproduce([paper_of(data)], out=tmp_path, seeds=1)
+
+
+def count(seed: int, data: Path) -> dict[str, float]:
+    return {"one": 1.0 + seed, "two": 2.0 + seed}
+
+
+def test_functions_with_seeds_of_their_own_and_a_name_that_was_not_measured(tmp_path: Path, data: Path) -> None:
+    paper = paper_of(data)
+    more = Claim("more", "two is above one", count, "two", "one", "higher", seeds=6)
+    typo = Claim("typo", "two is above none", count, "two", "on", "higher", seeds=6)
+    outcomes = reproduce([replace(paper, claims=(paper.claims[0], more, typo))], out=tmp_path, data=data, workers=1)
+    assert [len(outcome.evidence.seeds) for outcome in outcomes if outcome.evidence] == [4, 6]
+    assert outcomes[2].failed and "measured no 'on': did you mean 'one'" in outcomes[2].reason

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from polytask.errors import InputError
+from polytask.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -81,6 +81,9 @@ class DataOptions:
                     raise InputError(f"{self.data}: --{option.replace('_', '-')} is for tables; choose tasks by --task")
             chosen: dict[str, Any] = {"tasks": self.task} if self.task else {}
             return multidigits(**chosen) if self.data == "multidigits" else multi_images(self.data, **chosen)
+        if not Path(self.data).exists() and not Path(self.data).suffix:
+            known = suggest(self.data, ["multidigits"])
+            raise InputError(f"{self.data}: no such file or folder, nor built-in data: {known}")
         if self.task:
             raise InputError(f"{self.data}: --task is for image data; name the columns to predict by --target")
         return load_table(

@@ -27,9 +27,10 @@ def main() -> None:
     except PolytaskError as error:
         print(f"polytask: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("polytask: stopped; finished work is kept", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:
+            print("polytask: stopped; finished work is kept", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

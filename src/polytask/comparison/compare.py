@@ -96,7 +96,8 @@ def compare(
     """Train a model for each task alone and all tasks together in several ways, over paired seeds, and say what helped.
 
     Every arm gets the same steps, batch size, schedule and tuning: the same learning rates are tried once for each arm, on
-    a seed of its own, and judged on validation data. Weights are selected on validation data; figures are of test data.
+    a seed of its own. What is chosen (learning rates, static weights, the best weights of a run) is what is best on
+    validation data, at `polytask.measure.delta_m` where tasks are trained together. Figures are of test data.
 
     Args:
         data: the data set (`polytask.multidigits`, `polytask.load_table`, or your own `polytask.DataSet`).
@@ -264,6 +265,11 @@ class _Comparison:
 
     def _best(self, trials: Sequence[Trial]) -> Trial:
         return max(trials, key=lambda trial: self.run.results[trial]["score"])
+
+    def _validation_baseline(self, single: dict[str, Trial]) -> tuple[tuple[str, float], ...] | None:
+        """What joint training is measured against while it is tuned; ``None`` where delta_m over it is not defined."""
+        values = {name: self.run.results[trial]["validation"][name] for name, trial in single.items()}
+        return tuple(values.items()) if all(value is not None and value > 0 for value in values.values()) else None
 
     def _seeds(self, trial: Trial) -> list[Trial]:
         return [replace(trial, seed=seed) for seed in self.plan.seeds]

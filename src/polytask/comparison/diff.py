@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polytask.data.examples import Examples
+from polytask.data.examples import Examples, to_device
 from polytask.errors import InputError
 from polytask.model import Model
 from polytask.statistics import holm
 from polytask.task import Task
-from polytask.training.evaluate import batches
+from polytask.training.evaluate import batches, evaluating
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -90,11 +90,15 @@ def diff(
         raise InputError(f"{resamples} resamples cannot decide {len(names)} tasks, expected at least {40 * len(names)}")
     pairs = {name: _pair(name, a, b) for name in names}
     columns = [_columns(model, data, names) for model, data in ((a, data_a), (b, data_b))]
-    metrics = {name: a.tasks[name].metrics()[a.tasks[name].metric].build() for name in names}
+    sides = {
+        name: [
+            (task, task.metrics()[task.metric].build(), *column[name]) for task, column in zip(pair, columns, strict=True)
+        ]
+        for name, pair in pairs.items()
+    }
 
     def measure(name: str, rows: Tensor | slice) -> list[float]:
-        sides = zip(pairs[name], columns, strict=True)
-        return [_measure(task, metrics[name], *(column[rows] for column in side[name])) for task, side in sides]
+        return [_measure(task, metric, prediction[rows], target[rows]) for task, metric, prediction, target in sides[name]]
 
     rng = np.random.default_rng(seed)
     resampled = np.empty((len(names), resamples))
@@ -141,9 +145,10 @@ def _pair(name: str, a: Model, b: Model) -> tuple[Task, Task]:
 def _columns(model: Model, data: Examples, names: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
     """Predictions and targets of every row, by task."""
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    for inputs, _ in batches(data, 4096):
-        for name, prediction in model.predict(inputs, names).items():
-            parts[name].append(prediction)
+    with evaluating(model) as device:
+        for inputs, _ in batches(data, 4096):
+            for name, prediction in model.predict(to_device(inputs, device), names).items():
+                parts[name].append(prediction.cpu())
     return {name: (torch.cat(parts[name]), data.targets[name]) for name in names}
 
 

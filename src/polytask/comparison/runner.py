@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -110,8 +111,11 @@ def _join(address: str) -> None:
     from ray.util.joblib import register_ray
 
     if not ray.is_initialized():
+        host, colon, port = address.rpartition(":")
         try:
+            if colon:  # Ray itself tries for minutes
+                socket.create_connection((host, int(port)), timeout=5).close()
             ray.init(address=None if address == "local" else address, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]})") from error
     register_ray()

@@ -37,6 +37,8 @@ class Trial:
         lr, steps, seed: learning rate, optimizer steps, and the seed of weights and order.
         kind: ``fit`` trains a model, ``yardstick`` gradient boosting for each task.
         cosines: also record the cosines of task gradients over training.
+        baseline: validation metrics of single-task models by task, as pairs: the best weights are then best at delta_m,
+            else at skill.
     """
 
     tasks: tuple[str, ...]
@@ -48,6 +50,7 @@ class Trial:
     weights: tuple[tuple[str, float], ...] | None = None
     kind: str = "fit"
     cosines: bool = False
+    baseline: tuple[tuple[str, float], ...] | None = None
 
     def key(self, data: str) -> str:
         """The name of the file that keeps this trial's result on the data with fingerprint ``data``."""
@@ -66,9 +69,9 @@ class Trial:
 def run_trial(trial: Trial, data: DataSet) -> dict[str, Any]:
     """Train and measure.
 
-    Returns JSON values: ``test`` (metrics by task at the weights that were best on validation data), ``score`` (on
-    validation data), ``curve`` (a record for each evaluation), ``seconds`` (in training steps), ``parameters``,
-    ``memory_mb`` and, when asked for, ``cosines``.
+    Returns JSON values: ``test`` (metrics by task at the weights that were best on validation data), ``score`` and
+    ``validation`` (what the monitor and the main metrics were there on validation data), ``curve`` (a record for each
+    evaluation), ``seconds`` (in training steps), ``parameters``, ``memory_mb`` and, when asked for, ``cosines``.
     """
     if trial.kind == "yardstick":
         from polytask.comparison.yardstick import gradient_boosting_yardstick
@@ -99,11 +102,13 @@ def run_trial(trial: Trial, data: DataSet) -> dict[str, Any]:
         seed=trial.seed,
         evaluate_every=max(1, trial.steps // EVALUATIONS),
         conflicts=trial.cosines,
+        baseline={name: value for name, value in trial.baseline if name in trial.tasks} if trial.baseline else None,
     )
     main = {name: data.task(name).metric for name in trial.tasks}
     return {
         "test": finite(evaluate(model, data.test)),
         "score": fitted.score,
+        "validation": {name: finite(values[main[name]]) for name, values in fitted.metrics.items()},
         "curve": [
             {
                 "step": record["step"],

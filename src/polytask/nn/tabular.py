@@ -86,7 +86,7 @@ class TabularEncoder(nn.Module):
             parts.append(self.categorical(inputs["categorical"]).flatten(1))
         if self.text is not None:
             texts = inputs["text"]
-            parts.append(self.text(texts.flatten(0, 1)).reshape(len(texts), -1))
+            parts.append(self.text(texts.flatten(0, 1)).reshape(texts.shape[0], -1))
         features = torch.cat(parts, 1)[:, None]
         for layer in self.layers:
             # One mask for all members of an example: dropout's random numbers would cost as much as a layer otherwise.

@@ -136,9 +136,11 @@ def _run(job: _Job) -> tuple[_Job, str]:
 def _conclude(paper: Paper, jobs: Sequence[_Job], out: Path, data: Path | None, failure: str | None) -> Iterator[Outcome]:
     """The outcome of each claim of one paper; what has evidence is written to ``out``."""
     measurements: dict[int, dict[str, float]] = {}
+    by_run: dict[Run, dict[int, Measurements]] = {}
     seconds = 0.0
     for job in jobs:
         if kept := job.measured():
+            by_run.setdefault(job.run, {})[job.seed] = kept["measurements"]
             measurements.setdefault(job.seed, {}).update(kept["measurements"])
             seconds += kept["seconds"]
     outcomes = []
@@ -148,7 +150,10 @@ def _conclude(paper: Paper, jobs: Sequence[_Job], out: Path, data: Path | None, 
         elif failure:
             outcomes.append(Outcome(paper, claim, reason=failure, failed=True))
         else:
-            outcomes.append(Outcome(paper, claim, claim.judge(measurements)))
+            try:
+                outcomes.append(Outcome(paper, claim, claim.judge(by_run[claim.run])))
+            except InputError as error:
+                outcomes.append(Outcome(paper, claim, reason=str(error), failed=True))
     if any(outcome.evidence for outcome in outcomes):
         _record(out / "results.json", paper, outcomes, measurements, seconds, data)
         figure = paper.plot(measurements) if paper.plot else forest(outcomes)

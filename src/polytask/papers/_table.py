@@ -7,12 +7,13 @@ from typing import Any
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """A markdown table of ``results.json``, as `reproduce` writes it."""
+    """A markdown table of ``results.json``, as `reproduce` writes it, and below it what the claims say to keep in mind."""
     lines = ["| paper | claim | the paper reports | measured here | verdict |", "|---|---|---|---|---|"]
     for slug, result in results.items():
         for name, cells in zip([f"`{slug}`", *[""] * len(result["claims"])], _cells(result), strict=False):
             lines.append(f"| {' | '.join([name, *cells])} |")
-    return "\n".join(lines)
+    comments = [claim["comment"] for result in results.values() for claim in result["claims"] if claim["comment"]]
+    return "\n".join([*lines, *(["", *(f"- {comment}" for comment in comments)] if comments else [])])
 
 
 def measured(better: str, evidence: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ class Regression(Task):
         if self.scale is None:
             return output
         mean, std = self._statistics(output)
-        return output.float() * std + mean
+        return output.to(torch.promote_types(output.dtype, torch.float32)) * std + mean
 
     def metrics(self) -> Mapping[str, MetricSpec]:
         return {
@@ -93,14 +93,15 @@ class Regression(Task):
         }
 
     def update(self, metric: Metric, prediction: Tensor, target: Tensor) -> None:
-        target = target.reshape(prediction.shape)
+        # R2 subtracts sums of squares: in single precision nothing is left of it where a target's mean is far from 0.
+        prediction, target = prediction.double(), target.reshape(prediction.shape).double()
         present = self.present(target)
         if type(metric).__name__ == "R2Score":
             whole = present.flatten(1).all(1)
             if bool(whole.any()):
-                metric.update(prediction[whole].squeeze(1), target[whole].to(prediction.dtype).squeeze(1))
+                metric.update(prediction[whole].squeeze(1), target[whole].squeeze(1))
         elif bool(present.any()):
-            metric.update(prediction[present], target[present].to(prediction.dtype))
+            metric.update(prediction[present], target[present])
 
     def constant(self, target: Tensor) -> Tensor:
         return target.reshape(len(target), len(self.outputs)).float().nanmean(0, keepdim=True)
@@ -133,9 +134,10 @@ class Regression(Task):
         if len(means) == 1:
             return means[0], stds[0]
         shape = (1, -1, *(1 for _ in range(like.ndim - 2)))
-        # Single precision whatever the output's: the mean of a large target does not fit half precision.
-        mean = torch.tensor(means, dtype=torch.float32, device=like.device).reshape(shape)
-        return mean, torch.tensor(stds, dtype=torch.float32, device=like.device).reshape(shape)
+        # Single precision at least: the mean of a large target does not fit half precision.
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        mean = torch.tensor(means, dtype=dtype, device=like.device).reshape(shape)
+        return mean, torch.tensor(stds, dtype=dtype, device=like.device).reshape(shape)
 
     def _scaled(self, target: Tensor) -> Tensor:
         if self.scale is None:

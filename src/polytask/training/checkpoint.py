@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.files import replacing
@@ -65,6 +66,25 @@ def random_state(device: torch.device) -> list[torch.Tensor]:
 
 def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
     """Put back what `random_state` gave."""
-    torch.set_rng_state(states[0])
+    # Cloned: torch reads a view, such as one process's row, from where its storage starts, or crashes.
+    torch.set_rng_state(states[0].clone())
     if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)
+        torch.cuda.set_rng_state(states[1].clone(), device)
+
+
+def whole(state: Any) -> Any:
+    """``state`` with tensors that are in pieces on several processes put together; every process takes part."""
+    if isinstance(state, Tensor):
+        return state.full_tensor() if hasattr(state, "full_tensor") else state
+    if isinstance(state, dict):
+        return {key: whole(value) for key, value in state.items()}
+    return [whole(value) for value in state] if isinstance(state, list) else state
+
+
+def in_pieces(state: Tensor, like: Any) -> Tensor:
+    """The whole tensor ``state`` as ``like`` is: in pieces on several processes where that is."""
+    if not hasattr(like, "device_mesh") or state.shape != like.shape:
+        return state
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(state.to(like.device), like.device_mesh, like.placements)

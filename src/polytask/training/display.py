@@ -53,10 +53,10 @@ class Display:
         self.live.stop()
 
     def _view(self) -> Group:
-        table = Table(box=None, header_style="dim", pad_edge=False)
+        table = Table(box=None, header_style="dim", pad_edge=False, expand=True)
         table.add_column("task")
         table.add_column("loss", justify="right")
-        table.add_column("validation", no_wrap=True, overflow="ellipsis")
+        table.add_column("validation", no_wrap=True, overflow="ellipsis", ratio=1)
         for name, loss in self.losses.items():
             metrics = self.last.get("validation", {}).get(name, {})
             shown = "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())

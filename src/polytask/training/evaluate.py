@@ -34,7 +34,7 @@ def evaluate(model: Model, data: Any, batch_size: int = 4096) -> Metrics:
 def evaluate_predictions(model: Model, data: Any, predict: Callable[..., Any], batch_size: int = 4096) -> Metrics:
     """`evaluate` with another function for ``model.predict``, as for a model in pieces on several machines."""
     meters: dict[str, _Meters] = {}
-    with _evaluating(model) as device:
+    with evaluating(model) as device, torch.no_grad():
         for inputs, targets in batches(data, batch_size):
             known = {name: target for name, target in targets.items() if name in model.tasks}
             predictions = predict(to_device(inputs, device), tuple(known))
@@ -89,7 +89,7 @@ def evaluate_losses(
     totals: dict[str, float] = {}
     counts: dict[str, float] = {}
     whole = isinstance(data, Examples | Mapping) or isinstance(model, Model)
-    with _evaluating(model) as device, torch.no_grad():
+    with evaluating(model) as device, torch.no_grad():
         for batch in batches(data, batch_size) if whole else data:
             batch = to_device(batch, device)
             weights = model.label_counts(batch) if hasattr(model, "label_counts") else {}  # type: ignore[operator]
@@ -101,7 +101,7 @@ def evaluate_losses(
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[torch.device]:
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
     """The model in evaluation mode, and its device; each module's mode is restored afterwards."""
     parameter = next(model.parameters(), None)
     training = [module for module in model.modules() if module.training]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+import torch.distributed
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -201,13 +202,15 @@ class _Run:
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
-        fabric, weights = self.fabric, list(self.model.parameters())
+        fabric = self.fabric
+        # Before the optimizer is made: sharding puts other parameters in the place of these.
+        self.module = fabric.setup_module(self.model)
         self.balancer.to(fabric.device)
         learned = list(self.balancer.parameters())
-        groups: list[dict[str, Any]] = [{"params": weights}]
+        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters())}]
         groups += [{"params": learned, "weight_decay": 0.0}] if learned else []
         optimizer = self.optimizer(groups)
-        self.module, self.optimizer = fabric.setup(self.model, optimizer)
+        self.optimizer = fabric.setup_optimizers(optimizer)
         self.scheduler = _scheduler(self.schedule, optimizer, self.total)
         # One process in full precision needs nothing from the wrappers, and small networks feel their cost.
         self.plain = fabric.world_size == 1 and str(fabric.strategy.precision.precision) == "32-true"
@@ -222,6 +225,11 @@ class _Run:
             raise InputError(
                 "several processes need to agree on tasks: give the model an attribute 'tasks' with their names"
             )
+        self.pieces = any(hasattr(p, "device_mesh") for p in self.model.parameters())
+        if type(fabric.strategy).__name__ == "FSDPStrategy":
+            raise InputError("the first version of FSDP: use polytask.training.fabric(strategy='fsdp'), the second")
+        if self.pieces and (self.conflicts or not isinstance(self.balancer, LossWeighting)):
+            raise InputError("parameters in pieces have no gradients to compare: use a loss weighting, and no conflicts")
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -307,7 +315,7 @@ class _Run:
         else:
             self._accumulate(batches, values)
         if self.clip is not None:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip, error_if_nonfinite=False)
+            self._clip(self.clip)
         self.update()
         self.scheduler.step()
         return values
@@ -333,15 +341,28 @@ class _Run:
         if self.fabric.world_size > 1:
             self._average([*self.model.parameters(), *self.learned] if by_hand else self.learned)
 
+    def _clip(self, largest: float) -> None:
+        if not self.pieces:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=largest, error_if_nonfinite=False)
+            return
+        # torch has no norm of gradients of which some are in pieces and some, those of learned weights, are whole.
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        own = [p.grad for p in self.learned if p.grad is not None]
+        squares = self._sum(torch.stack([_piece(gradient).square().sum() for gradient in gradients]).sum())
+        norm = torch.stack([squares, *(gradient.square().sum() for gradient in own)]).sum().sqrt()
+        for gradient in (*map(_piece, gradients), *own):
+            gradient.mul_((largest / (norm + 1e-6)).clamp(max=1))
+
     def _average(self, parameters: Sequence[Tensor]) -> None:
         """Replace the gradients of ``parameters`` by their mean over all processes; none counts as zero."""
         if not parameters:
             return
         there = torch.tensor([float(p.grad is not None) for p in parameters], device=self.fabric.device)
-        somewhere = (self.fabric.all_reduce(there, reduce_op="sum") > 0).tolist()
+        somewhere = (self._sum(there) > 0).tolist()
         parameters = [p for p, known in zip(parameters, somewhere, strict=True) if known]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters])
-        flat = self.fabric.all_reduce(flat, reduce_op="mean")
+        flat = self._sum(flat) / self.fabric.world_size
         for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
@@ -358,7 +379,9 @@ class _Run:
         zero = torch.zeros((), device=self.fabric.device)
         table = torch.stack([torch.stack([counts.get(name, zero).float() for name in names]) for counts in each])
         there = zero.new_tensor([[name in counts for name in names] for counts in each])
-        whole, somewhere = self.fabric.all_reduce(torch.stack([table.sum(0), there.sum(0)]), reduce_op="sum")
+        whole, somewhere = self._sum(torch.stack([table.sum(0), there.sum(0)]))
+        if self.pieces and bool(((somewhere > 0) & (somewhere < len(batches) * self.fabric.world_size)).any()):
+            raise InputError("with parameters in pieces every process needs every task in each batch; labels may be missing")
         factors = table / torch.where(whole > 0, whole, 1) * len(batches) * self.fabric.world_size
         present = (somewhere > 0).tolist()
         return [{name: row[k] for k, name in enumerate(names) if present[k]} for row in factors]
@@ -378,24 +401,30 @@ class _Run:
         stacked = torch.stack([loss.detach().float() for loss in losses.values()])
         if hasattr(self.model, "label_counts"):
             # Every process has these tasks in this order, each loss weighed so that the mean is that of the joined batch.
-            return list(self.fabric.all_reduce(stacked, reduce_op="mean").tolist())
+            return list((self._sum(stacked) / self.fabric.world_size).tolist())
         numbers: list[float] = stacked.tolist()
         fine = all(math.isfinite(number) for number in numbers)
         if not self._everywhere(fine) and fine:
             self._stop_at("a loss in another process is not finite")
         return numbers
 
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """The sum of ``tensor`` over all processes, without the barrier that Fabric puts before it."""
+        if self.fabric.world_size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
     def _everywhere(self, fine: bool) -> bool:
         """Whether ``fine`` holds in every process."""
         if self.fabric.world_size == 1:
             return fine
         wrong = torch.tensor(float(not fine), device=self.fabric.device)
-        return bool(float(self.fabric.all_reduce(wrong, reduce_op="sum")) == 0.0)
+        return float(self._sum(wrong)) == 0.0
 
     def _stop_at(self, what: str) -> None:
         where = ""
         if self.folder is not None:
-            if self._everywhere(all(bool(p.isfinite().all()) for p in self.model.parameters())):
+            if self._everywhere(all(bool(_piece(p).isfinite().all()) for p in self.model.parameters())):
                 self.save()
             path = self.folder / checkpoint.FILE
             where = f"; the last good state is in {path}" if path.exists() else "; no good state was reached"
@@ -431,7 +460,8 @@ class _Run:
     def _conflicts(self, batch: Any) -> dict[str, Any]:
         # Looking must not change the run: random layers draw, and normalisation layers count, as if nobody had looked.
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        with _same_random_state(self.fabric.device):
+        unsynchronised = self.fabric.no_backward_sync(self.module, enabled=self.fabric.world_size > 1)
+        with _same_random_state(self.fabric.device), unsynchronised:
             losses = self.losses(to_device(batch, self.fabric.device))
             cosines = gradient_cosines(losses, self.shared)
         for name, buffer in self.model.named_buffers():
@@ -449,27 +479,26 @@ class _Run:
         return len([record for record in self.history if record["step"] > best]) >= patience
 
     def save(self) -> None:
-        """Write a checkpoint, when the run has a folder."""
+        """Write a checkpoint, when the run has a folder. Every process takes part, and the first writes."""
         if self.folder is None:
             return
-        random_states = [self.fabric.all_gather(state) for state in checkpoint.random_state(self.fabric.device)]
+        state = {
+            "settings": self.settings,
+            "step": self.step,
+            "seconds": self.seconds,
+            "finished": self.finished,
+            "sums": self.sums,
+            "counts": self.counts,
+            "history": self.history,
+            "best": checkpoint.whole(self.best),
+            "model": checkpoint.whole(self.model.state_dict()),
+            "optimizer": checkpoint.whole(self.optimizer.state_dict()),
+            "scheduler": self.scheduler.state_dict(),
+            "balancer": self.balancer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "random": [self.fabric.all_gather(state) for state in checkpoint.random_state(self.fabric.device)],
+        }
         if self.fabric.is_global_zero:
-            state = {
-                "settings": self.settings,
-                "step": self.step,
-                "seconds": self.seconds,
-                "finished": self.finished,
-                "sums": self.sums,
-                "counts": self.counts,
-                "history": self.history,
-                "best": self.best,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "balancer": self.balancer.state_dict(),
-                "precision": self.fabric.strategy.precision.state_dict(),
-                "random": random_states,
-            }
             checkpoint.save(self.folder, state)
         self.fabric.barrier()
 
@@ -486,13 +515,20 @@ class _Run:
             return
         for name in ("step", "seconds", "finished", "sums", "counts", "history", "best"):
             setattr(self, name, state[name])
-        self.model.load_state_dict(state["model"])
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: checkpoint.in_pieces(v, own[name]) for name, v in state["model"].items()})
+        if self.best is not None:
+            weights = self.best["weights"]
+            self.best["weights"] = {name: checkpoint.in_pieces(value, own[name]) for name, value in weights.items()}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for index, moments in state["optimizer"]["state"].items():
+            moments |= {k: checkpoint.in_pieces(v, parameters[index]) for k, v in moments.items() if isinstance(v, Tensor)}
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.balancer.load_state_dict(state["balancer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        own = [s if self.fabric.world_size == 1 else s[self.fabric.global_rank] for s in state["random"]]
-        checkpoint.set_random_state(own, self.fabric.device)
+        random = [s if self.fabric.world_size == 1 else s[self.fabric.global_rank] for s in state["random"]]
+        checkpoint.set_random_state(random, self.fabric.device)
 
     def finish(self) -> Fitted:
         if self.best is not None:
@@ -626,6 +662,12 @@ def _weighed(losses: dict[str, Tensor], factors: Mapping[str, Tensor]) -> dict[s
     then adds the same terms in every batch.
     """
     return {name: losses[name] * factor if name in losses else torch.zeros_like(factor) for name, factor in factors.items()}
+
+
+def _piece(tensor: Tensor) -> Tensor:
+    """This process's piece of a tensor, which is all of it unless it is in pieces."""
+    piece: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return piece
 
 
 @contextmanager

@@ -47,8 +47,8 @@ class Number:
 
     @classmethod
     def fit(cls, column: str, part: str, values: Floats, missing: bool) -> Number:
-        """Fitted to ``values`` (NaN where missing); ``missing``: whether the column has missing values in training."""
-        distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+        """Fitted to ``values``, all finite and at least one; ``missing``: whether training has missing values too."""
+        distinct, counts = np.unique(values, return_counts=True)
         mass = counts / counts.sum() / 2 + 1 / (2 * len(distinct))
         ranks = 2 * (np.cumsum(mass) - mass / 2) - 1
         if len(distinct) > KNOTS:
@@ -78,8 +78,8 @@ class Category:
 
     @classmethod
     def fit(cls, column: str, values: pl.Series) -> Category:
-        """Fitted to ``values``, strings."""
-        counts = values.drop_nulls().value_counts(name="count")
+        """Fitted to ``values``, strings that are not missing."""
+        counts = values.value_counts(name="count")
         common = counts.filter(pl.col("count") >= RARE)[:, 0]
         hashed = len(common) > CATEGORIES
         return cls(column, () if hashed else tuple(common.sort()), hashed)
@@ -106,8 +106,8 @@ class Text:
 
     @classmethod
     def fit(cls, column: str, values: pl.Series) -> Text:
-        """As long as 95 % of the texts, ``TEXT_LENGTH`` at most."""
-        lengths = _words(values).list.len().drop_nulls()
+        """As long as 95 % of the texts, ``TEXT_LENGTH`` at most; ``values`` are strings that are not missing."""
+        lengths = _words(values).list.len()
         return cls(column, int(min(max(lengths.quantile(0.95) or 1, 1), TEXT_LENGTH)))
 
     def encode(self, values: pl.Series) -> NDArray[np.int32]:

@@ -18,7 +18,7 @@ SAMPLE = 10_000
 
 
 def infer_kind(values: pl.Series) -> str | None:
-    """The kind of a column, or ``None`` for a type that polytask cannot learn from (lists, structs, bytes).
+    """The kind of a feature column, or ``None`` for a type that polytask cannot learn from (lists, structs, bytes).
 
     Strings are numbers or dates when every value of a sample reads as one; free text when they hold three words or more on
     average and most differ; categories otherwise.
@@ -29,7 +29,7 @@ def infer_kind(values: pl.Series) -> str | None:
         return "numeric"
     if values.dtype in (pl.Date, pl.Datetime):
         return "date"
-    if values.dtype in (pl.Categorical, pl.Enum):
+    if values.dtype in (pl.Categorical, pl.Enum, pl.Null):
         return "categorical"
     if values.dtype != pl.String:
         return None
@@ -60,7 +60,7 @@ def typed(values: pl.Series, kind: str) -> pl.Series:
         days = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
         times = text.str.slice(0, 19).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="us")
         return days.zip_with(days.is_not_null(), times)
-    if values.dtype.is_float() and bool((values.is_finite() & (values != values.floor())).fill_null(False).any()) is False:
+    if values.dtype.is_float() and not (values.is_finite() & (values != values.floor())).any():
         values = values.cast(pl.Int64, strict=False)  # 3.0 is the category "3", as it is where no value is missing
     values = values.cast(pl.String)
     values = values.set(values.is_in(list(MISSING_WORDS)), None)

@@ -71,40 +71,28 @@ def load_table(
     name = "table" if isinstance(table, pl.DataFrame) else str(table)
     if not targets:
         raise InputError(f"{name}: no target was given, expected at least one column to predict")
-    text = [column for column, kind in (kinds or {}).items() if kind in ("categorical", "text", "boolean")]
-    if isinstance(table, pl.DataFrame):
-        frame = table.head(row_limit) if row_limit is not None else table
-        if frame.is_empty():
-            raise InputError(f"{name}: has no rows, expected some")
-    else:
-        frame = read_table(table, text=text, separator=separator, row_limit=row_limit)
+    frame = _frame(table, kinds or {}, separator, row_limit)
     for column in [*drop, *([split_column] if split_column else [])]:
         if column not in frame.columns:
             raise InputError(f"{name}: unknown column {column!r}: {suggest(column, frame.columns)}")
     tasks = [target_task(target, frame, name) for target in targets]
-    encoded = {task.name: labels(frame[task.name], task, name) for task in tasks}
-    kept = _kept(frame, where, tasks, encoded, name)
-    if not kept.all():
-        frame = frame.filter(pl.Series(kept))
-        encoded = {column: label[torch.from_numpy(kept)] for column, label in encoded.items()}
-    divided = _split_column(frame, split, split_column, tasks, name)
-    index = dict(zip(PARTS, split_rows(len(frame), split, divided, shares, seed), strict=True))
-    split_targets = {
-        part: {column: label[torch.from_numpy(rows)] for column, label in encoded.items()} for part, rows in index.items()
+    values = {task.name: labels(frame[task.name], task, name) for task in tasks}
+    kept = np.flatnonzero(_kept(frame, where, tasks, values, name))
+    if len(kept) < len(frame):
+        frame = frame[kept]
+        values = {column: label[torch.from_numpy(kept)] for column, label in values.items()}
+    divider = _split_column(frame, split, split_column, tasks, name)
+    index = dict(zip(PARTS, split_rows(len(frame), split, divider, shares, seed), strict=True))
+    part_targets = {
+        part: {column: label[torch.from_numpy(rows)] for column, label in values.items()} for part, rows in index.items()
     }
-    warnings = _check_classes(tasks, split_targets, name)
-    not_features = {*drop, *encoded, *([split_column] if split in ("group", "time") and split_column else [])}
-    features = frame.drop(not_features)
-    del frame
-    train = features[index["train"]]
-    schema = Schema.fit(train, kinds, name)
-    train_inputs = schema.transform(train, name)
-    del train
-    inputs = {"train": train_inputs}
-    for part in PARTS[1:]:
-        inputs[part] = schema.transform(features[index[part]], name)
-    warnings += [*schema.warnings, *find_leaks(schema, train_inputs, split_targets["train"], tasks)]
-    examples = {part: Examples(inputs[part], split_targets[part]) for part in PARTS}
+    warnings = _check_classes(tasks, part_targets, name)
+    features = frame.drop({*drop, *values, *([split_column] if split in ("group", "time") and split_column else [])})
+    del frame, divider
+    schema, inputs = _preprocessed(features, index, kinds, name, kept + 1)
+    del features
+    warnings += [*schema.warnings, *find_leaks(schema, inputs["train"], part_targets["train"], tasks)]
+    examples = {part: Examples(inputs[part], part_targets[part]) for part in PARTS}
     return DataSet(
         name=Path(name).name.split(".")[0],
         tasks=tasks,
@@ -119,7 +107,7 @@ def load_table(
             "where": where,
             "split": {"how": split, "column": split_column, "shares": list(shares), "seed": seed},
             "rows": {part: len(rows) for part, rows in index.items()},
-            "report": [describe(task, split_targets["train"][task.name]) for task in tasks],
+            "report": [describe(task, part_targets["train"][task.name]) for task in tasks],
             "warnings": warnings,
         },
         schema=schema,
@@ -141,8 +129,38 @@ def training_settings(rows: int) -> dict[str, Any]:
     }
 
 
+def _frame(
+    table: Path | str | pl.DataFrame, kinds: Mapping[str, str], separator: str | None, row_limit: int | None
+) -> pl.DataFrame:
+    """The table, read if it is a file, its first ``row_limit`` rows."""
+    if not isinstance(table, pl.DataFrame):
+        text = [column for column, kind in kinds.items() if kind in ("categorical", "text", "boolean")]
+        return read_table(table, text=text, separator=separator, row_limit=row_limit)
+    frame = table if row_limit is None else table.head(row_limit)
+    if frame.is_empty():
+        raise InputError("table: has no rows, expected some")
+    return frame
+
+
+def _preprocessed(
+    features: pl.DataFrame,
+    index: Mapping[str, NDArray[np.int64]],
+    kinds: Mapping[str, str] | None,
+    name: str,
+    numbered: NDArray[np.int64],
+) -> tuple[Schema, dict[str, dict[str, Tensor]]]:
+    """The schema fitted to the training rows, and each part's inputs; ``numbered``: the rows' numbers in the file."""
+    train, rows = features[index["train"]], numbered[index["train"]]
+    schema = Schema.fit(train, kinds, name, rows)
+    inputs = {"train": schema.transform(train, name, rows)}
+    del train
+    for part in PARTS[1:]:
+        inputs[part] = schema.transform(features[index[part]], name, numbered[index[part]])
+    return schema, inputs
+
+
 def _kept(
-    frame: pl.DataFrame, where: str | None, tasks: Sequence[Task], encoded: Mapping[str, Tensor], name: str
+    frame: pl.DataFrame, where: str | None, tasks: Sequence[Task], values: Mapping[str, Tensor], name: str
 ) -> NDArray[np.bool_]:
     """Which rows meet ``where`` and have a label."""
     kept = np.ones(len(frame), dtype=bool)
@@ -156,9 +174,9 @@ def _kept(
             ) from error
         if not kept.any():
             raise InputError(f"{name}: none of {len(frame)} rows meets {where!r}, expected some")
-    kept &= torch.stack([task.present(encoded[task.name]) for task in tasks]).any(0).numpy()
+    kept &= torch.stack([task.present(values[task.name]) for task in tasks]).any(0).numpy()
     if not kept.any():
-        raise InputError(f"{name}: no row that meets {where!r} has a label, expected some")
+        raise InputError(f"{name}: none of {len(frame)} rows meets {where!r} and has a label, expected some")
     return kept
 
 
@@ -196,4 +214,7 @@ def _check_classes(tasks: Sequence[Task], targets: Mapping[str, Mapping[str, Ten
                         f"{name}: target {task.name!r}: class {label!r} is only in {counts}, none for training: "
                         "expected more rows of it, a stratified split, or a condition (where) that leaves it out"
                     )
+            if int((seen["train"] > 0).sum()) < 2:
+                label = task.classes[int(seen["train"].argmax())]
+                raise InputError(f"{name}: target {task.name!r}: every training label is {label!r}, expected two classes")
     return warnings

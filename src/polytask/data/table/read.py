@@ -161,33 +161,29 @@ def _read_csv(path: Path, text: Sequence[str], separator: str | None, row_limit:
     except pl.exceptions.NoDataError as error:
         raise InputError(f"{path}: is empty, expected a table") from error
     except pl.exceptions.ComputeError as error:
-        first = _first_unreadable(path, separator)
-        if first:
-            raise InputError(f"{path}: {first}") from error
+        _check_rows(path, separator, row_limit)
         # A later row widens a column's type: fine when it is still a number, as 1.5 after 10,000 whole numbers.
         guessed, frame = pl.read_csv(path, separator=separator, null_values=list(MISSING_WORDS), n_rows=10_000), read(None)
         for column in names:
             if guessed[column].dtype.is_numeric() and frame[column].dtype == pl.String and column not in overrides:
-                row = misfits(frame[column], "numeric").arg_true()[0]
-                raise InputError(
-                    f"{path}: row {row + 1}, column {column!r}: {frame[column][row]!r}, expected a number like those before "
-                    f"(or state the column's kind: {column}:categorical)"
-                ) from error
+                for row in misfits(frame[column], "numeric").arg_true():
+                    raise InputError(
+                        f"{path}: row {row + 1}, column {column!r}: {frame[column][row]!r}, expected a number like those "
+                        f"before (or state the column's kind: {column}:categorical)"
+                    ) from error
     if frame.is_empty():
         raise InputError(f"{path}: has a header but no rows, expected some")
     if frame[:, -1].null_count():  # polars fills short rows with missing values, so the last column would have one
-        first = _first_unreadable(path, separator)
-        if first:
-            raise InputError(f"{path}: {first}")
+        _check_rows(path, separator, row_limit)
     return frame
 
 
-def _first_unreadable(path: Path, separator: str) -> str | None:
-    """The first row of a text file that has the wrong number of fields or is not UTF-8, and what is wrong with it."""
+def _check_rows(path: Path, separator: str, row_limit: int | None) -> None:
+    """`InputError` at the first row of a text file that has the wrong number of fields or is not UTF-8."""
     for chunk in _csv_chunks(path, separator):
         for row, reason in chunk.bad.items():
-            return f"row {row}: {reason}"
-    return None
+            if row_limit is None or row <= row_limit:
+                raise InputError(f"{path}: row {row}: {reason}")
 
 
 def _frame_chunks(path: Path, kind: str) -> Iterator[Chunk]:

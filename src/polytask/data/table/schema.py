@@ -20,7 +20,10 @@ CHUNK = 65_536
 """Rows that are transformed at a time: their numbers stay in the processor's cache."""
 
 FIT_ROWS = 200_000
-"""Rows that distributions of numbers are estimated from."""
+"""Values that distributions of numbers are estimated from, at most."""
+
+LEAST_IDS = 100
+"""Rows from which on a column may be taken for an id."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +43,20 @@ class Schema:
     warnings: Sequence[str] = ()
 
     @classmethod
-    def fit(cls, frame: pl.DataFrame, kinds: Mapping[str, str] | None = None, name: str = "table") -> Schema:
+    def fit(
+        cls,
+        frame: pl.DataFrame,
+        kinds: Mapping[str, str] | None = None,
+        name: str = "table",
+        rows: NDArray[np.int64] | None = None,
+    ) -> Schema:
         """Fitted to ``frame``, the training rows and feature columns.
 
         Args:
             frame: features only.
             kinds: kinds of columns that are not to be inferred, any of `KINDS`; such a column is never left out as an id.
             name: of the table, for errors.
+            rows: the rows' numbers in the table, for errors; from 1 by default.
 
         Raises:
             InputError: no usable column; an unknown column or kind in ``kinds``; a value that does not fit its kind.
@@ -57,42 +67,46 @@ class Schema:
                 raise InputError(f"{name}: unknown column {column!r}: {suggest(column, frame.columns)}")
             if kind not in KINDS:
                 raise InputError(f"{name}: column {column!r}: unknown kind {kind!r}: {suggest(kind, KINDS)}")
-        rng = np.random.default_rng(0)
-        sample = np.sort(rng.choice(len(frame), FIT_ROWS, replace=False)) if len(frame) > FIT_ROWS else None
         used: dict[str, str] = {}
-        numbers: list[Number] = []
-        categories: list[Category] = []
-        texts: list[Text] = []
+        fields: list[Number | Category | Text] = []
         warnings: list[str] = []
         for column in frame.columns:
-            raw = frame[column]
-            guess = given.get(column) or infer_kind(raw)
-            reason = _useless(raw, guess, column in given)
-            if reason or guess is None:
+            guess = given.get(column) or infer_kind(frame[column])
+            if guess is None:
+                warnings.append(f"column {column!r} is left out: its type is {frame[column].dtype}")
+                continue
+            values = _checked(frame[column], guess, name, rows)
+            known = values.filter(values.is_finite()) if guess == "numeric" else values.drop_nulls()
+            reason = _useless(known, len(values)) or (None if column in given else _id(known, guess, frame[column].dtype))
+            if reason:
                 warnings.append(f"column {column!r} is left out: {reason}")
                 continue
-            kind = used[column] = guess
-            values = _checked(raw, kind, name)
-            if kind in ("numeric", "date"):
-                infinite = int(values.is_infinite().sum()) if kind == "numeric" else 0
-                if infinite:
-                    warnings.append(f"column {column!r}: {infinite} infinite values are read as missing")
-                finite = values.is_finite().sum() if kind == "numeric" else values.count()
-                drawn = values if sample is None else values[sample]
-                numbers += _fit_numbers(column, kind, drawn, missing=finite < len(values))
-            elif kind == "text":
-                texts.append(Text.fit(column, values))
-            else:
-                categories.append(Category.fit(column, values))
-                if categories[-1].hashed:
-                    distinct = values.n_unique()
-                    warnings.append(f"column {column!r}: {distinct} categories are hashed into {categories[-1].size - 2}")
+            used[column] = guess
+            new = list(_fit_fields(column, guess, known, missing=len(known) < len(values)))
+            fields += new
+            if guess == "numeric" and (infinite := int(values.is_infinite().sum())):
+                warnings.append(f"column {column!r}: {infinite} infinite values are read as missing")
+            warnings += [
+                f"column {column!r}: {known.n_unique()} categories are hashed into {field.size - 2}"
+                for field in new
+                if isinstance(field, Category) and field.hashed
+            ]
         if not used:
             raise InputError(f"{name}: no usable feature column ({'; '.join(warnings) or 'all columns are targets'})")
-        return cls(used, tuple(numbers), tuple(categories), tuple(texts), tuple(warnings))
+        numbers = tuple(field for field in fields if isinstance(field, Number))
+        categories = tuple(field for field in fields if isinstance(field, Category))
+        texts = tuple(field for field in fields if isinstance(field, Text))
+        return cls(used, numbers, categories, texts, tuple(warnings))
 
-    def transform(self, frame: pl.DataFrame, name: str = "table") -> dict[str, Tensor]:
+    def transform(
+        self, frame: pl.DataFrame, name: str = "table", rows: NDArray[np.int64] | None = None
+    ) -> dict[str, Tensor]:
         """``frame``'s rows as an encoder's inputs; columns that the schema does not use are ignored. Never NaN.
+
+        Args:
+            frame: with at least the columns of `kinds`.
+            name: of the table, for errors.
+            rows: the rows' numbers in the table, for errors; from 1 by default.
 
         Returns:
             ``numeric`` float32 ``(N, D)``: ranks in [-1, 1], a column for each of `numbers`; ``missing`` float32 ``(N, M)``:
@@ -103,18 +117,18 @@ class Schema:
             InputError: a column is missing from ``frame``, or a value does not fit its column's kind.
         """
         self.check_columns(frame.columns, name)
-        rows = len(frame)
+        count = len(frame)
         length = max((text.length for text in self.texts), default=0)
         arrays: dict[str, NDArray[Any]] = {
-            "numeric": np.empty((rows, len(self.numbers)), np.float32),
-            "missing": np.empty((rows, len(self.missing_numbers)), np.float32),
-            "categorical": np.empty((rows, len(self.categories)), np.int32),
-            "text": np.zeros((rows, len(self.texts), length), np.int32),
+            "numeric": np.empty((count, len(self.numbers)), np.float32),
+            "missing": np.empty((count, len(self.missing_numbers)), np.float32),
+            "categorical": np.empty((count, len(self.categories)), np.int32),
+            "text": np.zeros((count, len(self.texts), length), np.int32),
         }
-        for start in range(0, rows, CHUNK):
-            stop = min(start + CHUNK, rows)
-            chunk = frame[start:stop]
-            self._encode(chunk, {key: array[start:stop] for key, array in arrays.items()}, name, start)
+        numbered = np.arange(1, count + 1) if rows is None else rows
+        for start in range(0, count, CHUNK):
+            part = slice(start, start + CHUNK)
+            self._encode(frame[part], {key: array[part] for key, array in arrays.items()}, name, numbered[part])
         return {key: torch.from_numpy(array) for key, array in arrays.items() if array.shape[1]}
 
     @property
@@ -177,9 +191,9 @@ class Schema:
         texts = [Text(**settings) for settings in values["texts"]]
         return cls(values["kinds"], tuple(numbers), tuple(categories), tuple(texts), tuple(values["warnings"]))
 
-    def _encode(self, chunk: pl.DataFrame, arrays: Mapping[str, NDArray[Any]], name: str, start: int) -> None:
-        """Fill ``arrays``, of the chunk's rows; ``start`` is the number of rows before them."""
-        columns = {column: _checked(chunk[column], kind, name, start) for column, kind in self.kinds.items()}
+    def _encode(self, chunk: pl.DataFrame, arrays: Mapping[str, NDArray[Any]], name: str, rows: NDArray[np.int64]) -> None:
+        """Fill ``arrays``, which are of the chunk's rows."""
+        columns = {column: _checked(chunk[column], kind, name, rows) for column, kind in self.kinds.items()}
         numbers = {
             column: parts(columns[column], kind) for column, kind in self.kinds.items() if kind in ("numeric", "date")
         }
@@ -195,42 +209,47 @@ class Schema:
             arrays["text"][:, i, : text.length] = text.encode(columns[text.column])
 
 
-def _checked(raw: pl.Series, kind: str, name: str, start: int = 0) -> pl.Series:
+def _checked(raw: pl.Series, kind: str, name: str, rows: NDArray[np.int64] | None) -> pl.Series:
     """``raw`` as the type of ``kind``; `InputError` at the first value that does not fit it."""
     values = typed(raw, kind)
     if kind in EXPECTED and values.null_count() > raw.null_count():
-        for row in misfits(raw, kind).arg_true():
-            raise InputError(f"{name}: row {start + row + 1}, column {raw.name!r}: {raw[row]!r}, expected {EXPECTED[kind]}")
+        for i in misfits(raw, kind).arg_true():
+            row = i + 1 if rows is None else rows[i]
+            raise InputError(f"{name}: row {row}, column {raw.name!r}: {raw[i]!r}, expected {EXPECTED[kind]}")
     return values
 
 
-def _fit_numbers(column: str, kind: str, drawn: pl.Series, missing: bool) -> Iterator[Number]:
-    """A `Number` for each part of the column that varies; ``drawn`` is a sample of its values."""
-    for part, series in parts(drawn, kind).items():
-        values = series.to_numpy()
-        finite = values[np.isfinite(values)]
-        if part == "value" or (len(finite) and finite.min() < finite.max()):
-            yield Number.fit(column, part, values, missing and part in ("value", "time"))
+def _fit_fields(column: str, kind: str, known: pl.Series, missing: bool) -> Iterator[Number | Category | Text]:
+    """What a column becomes, fitted to its ``known`` values; ``missing``: whether others are missing."""
+    if kind == "text":
+        yield Text.fit(column, known)
+    elif kind in ("categorical", "boolean"):
+        yield Category.fit(column, known)
+    else:
+        if len(known) > FIT_ROWS:
+            known = known[np.sort(np.random.default_rng(0).choice(len(known), FIT_ROWS, replace=False))]
+        for part, values in parts(known, kind).items():
+            if part in ("value", "time") or values.min() != values.max():
+                yield Number.fit(column, part, values.to_numpy(), missing and part in ("value", "time"))
 
 
-def _useless(raw: pl.Series, kind: str | None, given: bool) -> str | None:
-    """Why a column cannot help: its type, no value, one value, or an id; ``None`` when it may."""
-    values = raw.drop_nulls()
-    if values.dtype.is_float():
-        values = values.drop_nans()
-    if len(values) == 0:
+def _useless(known: pl.Series, rows: int) -> str | None:
+    """Why a column with these ``known`` values in so many ``rows`` cannot help; ``None`` when it may."""
+    if len(known) == 0:
         return "every value is missing"
-    if kind is None:
-        return f"its type is {raw.dtype}"
-    if len(values) == len(raw) and bool((values.head(1000) == values[0]).all()) and values.n_unique() == 1:
+    if len(known) == rows and bool((known.head(1000) == known[0]).all()) and known.n_unique() == 1:
         return "it has one value in the training part"
-    whole = values.dtype.is_integer() or (kind == "categorical" and values.dtype == pl.String)
-    if given or not whole or len(values) < 100 or values.head(1000).n_unique() < min(len(values), 1000):
+    return None
+
+
+def _id(known: pl.Series, kind: str, dtype: pl.DataType) -> str | None:
+    """Why a column is taken for an id: strings that all differ, or whole numbers that all differ and hardly skip any."""
+    if len(known) < LEAST_IDS or not (dtype.is_integer() or (kind == "categorical" and dtype == pl.String)):
         return None
-    if values.n_unique() < len(values):
+    if known.head(LEAST_IDS).n_unique() < LEAST_IDS or known.n_unique() < len(known):
         return None
-    if values.dtype.is_integer():
-        low, high = values.min(), values.max()
-        if isinstance(low, int) and isinstance(high, int) and high - low > 4 * len(values):
-            return None  # whole numbers that are spread widely measure something
+    if kind == "numeric":
+        values = known.to_numpy()
+        if values.max() - values.min() > 4 * len(known):
+            return None
     return "it looks like an id, every value differs"

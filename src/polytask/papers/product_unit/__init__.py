@@ -27,7 +27,7 @@ from polytask.paper import Paper, Scale
 from polytask.papers.product_unit.airfoil import FILE, measure, plot
 from polytask.papers.product_unit.estimator import ProductUnitNetwork
 from polytask.papers.product_unit.evolution import Evolution, fitness
-from polytask.papers.product_unit.projection import descend, solve_outputs
+from polytask.papers.product_unit.projection import Targets, descend, solve_outputs
 from polytask.papers.product_unit.units import UNITS, Networks, ProductUnits, Units
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Networks",
     "ProductUnitNetwork",
     "ProductUnits",
+    "Targets",
     "Units",
     "descend",
     "fitness",

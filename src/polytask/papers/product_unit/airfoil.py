@@ -38,11 +38,11 @@ Array = NDArray[np.float64]
 
 
 def load(data: Path) -> tuple[Array, Array]:
-    """Inputs ``(95, 4)`` and levels in dB ``(95, 4)``, one row for each condition that has all four bands."""
+    """Inputs ``(95, 4)`` and levels in dB ``(95, 4)``, one row for each condition with all bands, in the file's order."""
     table = pl.read_csv(data / FILE, separator="\t").with_columns(pl.col("Freq").cast(pl.String))
-    bands = table.filter(pl.col("Freq").is_in(BANDS)).pivot("Freq", index=INPUTS, values="Pressure")
-    rows = bands.drop_nulls().sort(INPUTS)
-    return rows.select(INPUTS).to_numpy().astype(float), rows.select(BANDS).to_numpy()
+    rows = table.filter(pl.col("Freq").is_in(BANDS)).pivot("Freq", index=INPUTS, values="Pressure", maintain_order=True)
+    whole = rows.drop_nulls()
+    return whole.select(INPUTS).to_numpy().astype(float), whole.select(BANDS).to_numpy()
 
 
 def mse(predicted: Array, actual: Array) -> float:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from polytask.errors import InputError, suggest
 from polytask.papers.product_unit.evolution import Evolution
-from polytask.papers.product_unit.projection import descend
+from polytask.papers.product_unit.projection import Targets, descend
 from polytask.papers.product_unit.units import UNITS, Networks, Units
 
 Array = NDArray[np.float64]
@@ -94,12 +94,13 @@ class ProductUnitNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
         self.low_, self.span_ = inputs.min(0), np.ptp(inputs, axis=0)
         low, high = np.nanmin(targets, axis=0), np.nanmax(targets, axis=0)
         span = np.where(high > low, high - low, 1.0)
-        features, scaled = self._features(inputs), torch.from_numpy(1 + (targets - low) / span)
+        scaled = 1 + (targets - low) / span
+        features, wanted = self._features(inputs), Targets.of(torch.from_numpy(scaled))
         l1 = self.l1 * float(np.nanvar(scaled, axis=0).mean())
-        starts = self._starts(units, features, scaled, Generator().manual_seed(self.seed))
+        starts = self._starts(units, features, wanted, Generator().manual_seed(self.seed))
         if self.iterations:
             descents = (
-                descend(start, units, features, scaled, ridge=self.ridge, l1=l1, iterations=self.iterations)
+                descend(start, units, features, wanted, ridge=self.ridge, l1=l1, iterations=self.iterations)
                 for start in starts
             )
             network, _ = min(descents, key=itemgetter(1))
@@ -164,8 +165,8 @@ class ProductUnitNetwork(RegressorMixin, BaseEstimator):  # type: ignore[misc]  
                     shifted = f"{name} - {least:.{digits}g}" if least else name
                     yield f"with {name} scaled to {low:g} + ({shifted}) / {span / (high - low):.{digits}g}"
 
-    def _starts(self, units: Units, features: Tensor, targets: Tensor, generator: Generator) -> Iterator[Networks]:
-        inputs, tasks = features.shape[1], targets.shape[1]
+    def _starts(self, units: Units, features: Tensor, targets: Targets, generator: Generator) -> Iterator[Networks]:
+        inputs, tasks = features.shape[1], targets.values.shape[1]
         if self.search == "restarts":
             for _ in range(self.restarts):
                 weights = torch.randn(inputs, self.nodes, generator=generator, dtype=torch.double)

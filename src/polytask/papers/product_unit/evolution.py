@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from polytask.papers.product_unit.projection import masked_mse, solve_outputs
+from polytask.papers.product_unit.projection import Targets, solve_outputs
 from polytask.papers.product_unit.units import Networks, Units, without_constants
 
 WEIGHT_RANGE = 5.0
@@ -48,12 +48,12 @@ class Evolution:
     patience: int = 20
     ridge: float | None = None
 
-    def run(self, features: Tensor, targets: Tensor, generator: Generator) -> Networks:
+    def run(self, features: Tensor, targets: Targets, generator: Generator) -> Networks:
         """Evolve, and return the last population by falling fitness, led by the fittest network ever seen.
 
         Args:
             features: ``units.features`` of the scaled inputs, ``(N, I)``.
-            targets: scaled targets, ``(N, K)``, NaN where missing.
+            targets: scaled targets.
             generator: the source of all randomness.
         """
 
@@ -61,11 +61,11 @@ class Evolution:
             if self.ridge is not None:
                 outputs = solve_outputs(networks.hidden(self.units, features), targets, self.ridge)
                 networks = Networks(networks.weights, networks.links, outputs)
-            return networks, fitness(masked_mse(networks.predict(self.units, features), targets))
+            return networks, fitness(targets.mse(networks.predict(self.units, features)))
 
         elite = max(1, self.population // 10)
         steps = Steps()
-        first = random_networks(10 * self.population, features.shape[1], targets.shape[1], self.nodes, generator)
+        first = random_networks(10 * self.population, features.shape[1], targets.values.shape[1], self.nodes, generator)
         networks, scores = judge(first)
         champion, champion_score = networks[scores.argmax()], scores.max()
         best_mean, waited = scores.new_zeros(()), 0

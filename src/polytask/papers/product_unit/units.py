@@ -21,6 +21,7 @@ class Units:
         name: ``"product"`` or ``"sigmoid"``.
         features: ``phi``, from inputs ``(N, I)`` to ``(N, I + biases)``.
         activation: ``g``, elementwise.
+        slope: the derivative of ``g`` in terms of its value.
         biases: how many constant features follow the inputs, 0 or 1.
         interval: the range to which training inputs are scaled, ``(low, high)``.
         bound: the largest absolute weight that training allows.
@@ -29,16 +30,21 @@ class Units:
     name: str
     features: Callable[[Tensor], Tensor]
     activation: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
     biases: int
     interval: tuple[float, float]
     bound: float
 
 
+def _with_constant(x: Tensor) -> Tensor:
+    return nn.functional.pad(x, (0, 1), value=1.0)
+
+
 UNITS = {
     units.name: units
     for units in (
-        Units("product", torch.log, lambda z: z.clamp(max=200).exp(), 0, (1.0, 2.0), 5.0),
-        Units("sigmoid", lambda x: nn.functional.pad(x, (0, 1), value=1.0), torch.sigmoid, 1, (0.1, 0.9), 50.0),
+        Units("product", torch.log, lambda z: z.clamp(max=200).exp(), lambda b: b, 0, (1.0, 2.0), 5.0),
+        Units("sigmoid", _with_constant, torch.sigmoid, lambda b: b * (1 - b), 1, (0.1, 0.9), 50.0),
     )
 }
 """The kinds of unit by name. Product units are bounded at 5 as in the paper: ``2^5`` for each input is enough. Products
