@@ -188,6 +188,6 @@ def _overlaid(
         validation=splits[1],
         test=splits[2],
         encoder=lambda: ConvEncoder(channels=(1, 16, 32), width=128, size=canvas),
-        settings={"batch_size": 64, "lr": 3e-3, "epochs": max(3, min(27, 27_000 // sizes[0]))},
+        settings={"batch_size": 64, "lr": 3e-3, "epochs": max(3, min(20, 20_000 // sizes[0]))},
         provenance=provenance,
     )
