@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -60,7 +61,9 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
             if written.is_file():
                 with written.open("rb") as file:
                     os.fsync(file.fileno())
-        if path.exists():
+        if not path.exists():
+            os.replace(temporary, path)
+        elif not _exchange(temporary, path):
             old = _beside(path, "old")
             os.replace(path, old)
             try:
@@ -69,8 +72,6 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
                 os.replace(old, path)
                 raise
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -119,3 +120,14 @@ def sha256(path: Path | str) -> str:
 def _beside(path: Path, ending: str) -> Path:
     """A hidden name beside ``path`` that no other writer uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.{ending}")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, so that there is no moment without either; false where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2  # Linux, from glibc 2.28
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2
+    done: int = renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange)
+    return done == 0

@@ -52,11 +52,15 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def settings_for(self, data: DataSet) -> dict[str, Any]:
-        """The keyword arguments of `polytask.fit` on ``data``."""
+        """The keyword arguments of `polytask.fit` on ``data``; `InputError` when how long is stated twice, or is nothing."""
         settings = {"batch_size": 64, **data.settings}
         settings["batch_size"] = min(settings["batch_size"], len(data.train))
         epochs = settings.pop("epochs", 10)
         settings |= self.settings
+        if settings.get("steps") is not None and settings.get("epochs") is not None:
+            raise InputError("both steps and epochs are given, expected one of them")
+        if settings.get("epochs") is not None and settings["epochs"] <= 0:
+            raise InputError(f"epochs is {settings['epochs']}, expected more than 0")
         if settings.get("steps") is None and settings.get("epochs") is None:
             per_epoch = len(data.train) // max(1, settings["batch_size"])
             settings["steps"] = max(LEAST_STEPS, round(epochs * per_epoch))

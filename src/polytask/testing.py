@@ -54,10 +54,10 @@ def check_sharing(make: Callable[[], Sharing]) -> None:
     Args:
         make: its settings, as ``MySharing`` or ``lambda: MySharing(experts=4)``.
 
-    Checked: features keep their shape, with any dimensions in the middle; a task asked alone gives what it gives among others,
-    and runs no module that belongs to another task alone; gradients of a task reach no other task's parameters; shared
-    parameters and those of each task are, together and without overlap, all; settings and weights survive a round trip; any
-    number of tasks will do, and any names; mixed precision will do.
+    Checked: features keep their shape, with any dimensions in the middle; a task asked alone gives what it gives among
+    others, and runs no module that belongs to another task alone; gradients of a task reach no other task's parameters;
+    shared parameters and those of each task are, together and without overlap, all; settings and weights survive a round
+    trip; any number of tasks will do, and any names; mixed precision will do.
     """
     sharing = make()
     settings = json.loads(json.dumps(sharing.settings()))
@@ -70,7 +70,8 @@ def check_sharing(make: Callable[[], Sharing]) -> None:
         again = make().build(6, tasks)
         again.load_state_dict(pathway.state_dict())
         features = torch.randn(5, 6)
-        pathway.eval(), again.eval()  # noqa: B018
+        pathway.eval()
+        again.eval()
         for task, value in pathway(features, tasks).items():
             torch.testing.assert_close(again(features, tasks)[task], value, msg="the weights do not survive a round trip")
     torch.manual_seed(1)
@@ -140,7 +141,7 @@ class _Problem:
         with torch.no_grad():
             for parameter in balancer.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.05 * parameter.grad
+                    parameter.sub_(0.05 * parameter.grad)
         return [None if p.grad is None else p.grad.clone() for p in self.parameters()]
 
 
@@ -258,7 +259,7 @@ def _check_scale(make: Callable[[], Balancer]) -> None:
     (plain,) = torch.autograd.grad(loss, [shared.weight], retain_graph=True)
     names = [f"task{i}" for i in range(count)]
     balancer = _prepared(make, names)
-    balancer.backward({name: loss * 1 for name in names}, list(shared.parameters()), torch.Tensor.backward)
+    balancer.backward(dict.fromkeys(names, loss), list(shared.parameters()), torch.Tensor.backward)
     assert shared.weight.grad is not None
     ratio = float(shared.weight.grad.norm() / plain.norm())
     expected = count if scale == "sum" else 1
@@ -300,22 +301,20 @@ def _check_pathway(pathway: Any, tasks: Sequence[str]) -> None:
         for task, output in outputs.items():
             assert output.shape == shape, f"features {shape} come out as {tuple(output.shape)} for task {task!r}"
     pathway.eval()
-    features = torch.randn(5, 6)
+    features = torch.randn(6, 6)
     together = pathway(features, tasks)
-    middle = pathway(features.reshape(5, 1, 6), tasks)
+    middle = pathway(features.reshape(2, 3, 6), tasks)
+    fewer = pathway(features[:2], tasks)
     others_of = {
         task: [list(pathway.parameters_of(other)) for other in tasks if other != task and list(pathway.parameters_of(other))]
         for task in tasks
     }
     for task in tasks:
         torch.testing.assert_close(
-            middle[task].reshape(5, 6), together[task], msg="a dimension in the middle changes values"
+            middle[task].reshape(6, 6), together[task], msg="a dimension in the middle changes values"
         )
-        ran: list[nn.Module] = []
-        handles = [m.register_forward_hook(lambda module, *_: ran.append(module)) for m in pathway.modules()]
-        alone = pathway(features, (task,))
-        for handle in handles:
-            handle.remove()
+        torch.testing.assert_close(fewer[task], together[task][:2], msg="a row depends on the rows beside it in evaluation")
+        alone, ran = _ran(pathway, features, task)
         assert tuple(alone) == (task,), f"asked for {task!r}, got {tuple(alone)}"
         torch.testing.assert_close(alone[task], together[task], msg=f"task {task!r} alone is not what it is among others")
         foreign = {id(p) for parameters in others_of[task] for p in parameters}
@@ -326,7 +325,7 @@ def _check_pathway(pathway: Any, tasks: Sequence[str]) -> None:
         if not any(p.requires_grad for p in pathway.parameters()):
             continue
         pathway.zero_grad()
-        loss = (together[task] * torch.randn(5, 6)).sum()
+        loss = (together[task] * torch.randn(6, 6)).sum()
         if loss.requires_grad:
             loss.backward(retain_graph=True)
         for p in (p for parameters in others_of[task] for p in parameters):
@@ -337,6 +336,16 @@ def _check_pathway(pathway: Any, tasks: Sequence[str]) -> None:
         for output in pathway(features, tasks).values():
             assert bool(output.isfinite().all()), "not finite in mixed precision"
     pathway.train()
+
+
+def _ran(pathway: Any, features: Tensor, task: str) -> tuple[dict[str, Tensor], list[nn.Module]]:
+    """What a pathway gives for one task, and the modules that it ran for that."""
+    ran: list[nn.Module] = []
+    handles = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in pathway.modules()]
+    outputs = pathway(features, (task,))
+    for handle in handles:
+        handle.remove()
+    return outputs, ran
 
 
 # Tasks

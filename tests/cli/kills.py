@@ -1,7 +1,8 @@
-"""Trains a small model once whole, then again and again, killed at every point where it touches a file.
+"""Trains a small model again and again, killed at every point where it touches a file.
 
 ``python kills.py FOLDER``: a child process is killed by SIGKILL at its first change of a file, the next at its second, and so
-on, each followed by a run that is let go to its end. What it finds goes to standard output as JSON.
+on, each followed by a run that is let go to its end. An earlier model is in its place at the start, and a whole one must be
+there at every moment. What it finds goes to standard output as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric.strategies
 import torch
+import torchmetrics.classification
 
 import polytask as pt
 from polytask.errors import InputError
@@ -26,10 +29,14 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "t
 """The audit events of what changes a folder; opening for writing is one too."""
 
 
+# What every child needs is loaded once, before they are born.
+LOADED = (lightning_fabric.strategies, torchmetrics.classification)
+DATA = pt.multidigits(("left", "ink"), size=64)
+
+
 def train(folder: Path) -> None:
-    data = pt.multidigits(("left", "ink"), size=64)
-    recipe = Recipe(Method.parse("uncertainty"), settings={"steps": 3, "batch_size": 32})
-    fit_and_save(data, folder / "model", recipe)
+    recipe = Recipe(Method.parse("uncertainty"), settings={"steps": 2, "batch_size": 32})
+    fit_and_save(DATA, folder / "model", recipe)
 
 
 def in_child(folder: Path, kill_at: int | None = None) -> int:
@@ -57,19 +64,19 @@ def main(folder: Path) -> None:
     (folder / "whole").mkdir(parents=True)
     assert in_child(folder / "whole") == 0
     expected = sha256(folder / "whole" / "model" / "model.safetensors")
+    pt.save(Recipe(seed=1).build(DATA), folder / "earlier")
     kills, broken, differing, failed, left = 0, [], [], [], []
     while True:
         here = folder / str(kills)
-        here.mkdir()
+        shutil.copytree(folder / "earlier", here / "model")
         status = in_child(here, kills + 1)
         if not os.WIFSIGNALED(status):
             break
         kills += 1
-        if (here / "model").exists():
-            try:
-                pt.load(here / "model")
-            except InputError as error:
-                broken.append(str(error))
+        try:
+            pt.load(here / "model")
+        except InputError as error:
+            broken.append(str(error))
         if in_child(here) != 0:
             failed.append(kills)
         elif sha256(here / "model" / "model.safetensors") != expected:

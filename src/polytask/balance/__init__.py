@@ -1,9 +1,9 @@
 """Balance: how one step serves many losses. `balancers` lists every method by name."""
 
-from polytask.balance._balancer import Balancer, LossWeighting, balancers
+from polytask.balance._balancer import Backward, Balancer, LossWeighting, balancers
 from polytask.balance.conflict import gradient_cosines
 from polytask.balance.equal import Equal
 from polytask.balance.fixed import Fixed
 from polytask.balance.uncertainty import Uncertainty
 
-__all__ = ["Balancer", "Equal", "Fixed", "LossWeighting", "Uncertainty", "balancers", "gradient_cosines"]
+__all__ = ["Backward", "Balancer", "Equal", "Fixed", "LossWeighting", "Uncertainty", "balancers", "gradient_cosines"]

@@ -21,8 +21,9 @@ class Balancer(nn.Module):
     the optimizer like any other parameter; it never changes the model.
 
     Attributes:
-        scale: ``"sum"`` when the step's size is that of the sum of the losses, ``"mean"`` when it is that of their mean.
-            A sum and a mean at one learning rate differ in step size by the number of tasks; comparisons state it.
+        scale: ``"sum"`` when the step's size is that of the sum of the losses, ``"mean"`` when it is that of their mean,
+            ``"own"`` when the method sets it in another way. A sum and a mean at one learning rate differ in step size by
+            the number of tasks; comparisons state it.
     """
 
     scale: ClassVar[str] = "sum"

@@ -157,7 +157,10 @@ def show(*parts: RenderableType) -> None:
 
     console = Console(highlight=False)
     for part in parts:
-        console.print(Text(part, style="bold") if isinstance(part, str) else part)
+        if isinstance(part, str):
+            console.print(Text(part, style="bold"), soft_wrap=True)
+        else:
+            console.print(part)
 
 
 def show_json(value: Any) -> None:

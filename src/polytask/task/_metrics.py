@@ -1,10 +1,21 @@
-"""Metrics that torchmetrics does not have."""
+"""Metrics that torchmetrics does not have, or defines where they are not defined."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import (
+    BinaryAUROC,
+    BinaryAveragePrecision,
+    MulticlassAUROC,
+    MultilabelAUROC,
+    MultilabelAveragePrecision,
+)
+from torchmetrics.utilities import dim_zero_cat
 
 
 class LogLoss(Metric):  # type: ignore[misc]
@@ -31,3 +42,65 @@ class LogLoss(Metric):  # type: ignore[misc]
 
     def compute(self) -> Tensor:
         return self.total / self.rows
+
+
+def _defined(positives: Tensor, rows: Tensor) -> Tensor:
+    """Which classes have both an example and a counterexample: without them no curve is defined."""
+    return (positives > 0) & (positives < rows)
+
+
+class BinaryArea(BinaryAUROC):  # type: ignore[misc]
+    """The area under the ROC curve; NaN, where torchmetrics says 0, when all labels are alike."""
+
+    def compute(self) -> Tensor:
+        target = dim_zero_cat(self.target)
+        defined = bool(_defined(target.sum(), torch.tensor(len(target))))
+        return super().compute() if defined else torch.tensor(torch.nan)
+
+
+class MulticlassArea(MulticlassAUROC):  # type: ignore[misc]
+    """The mean over classes of the area under the ROC curve of one against the rest, of classes for which it is defined."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average=None)
+
+    def compute(self) -> Tensor:
+        target = dim_zero_cat(self.target)
+        return _mean_of(super().compute, _defined(target.bincount(minlength=self.num_classes), torch.tensor(len(target))))
+
+
+class MultilabelArea(MultilabelAUROC):  # type: ignore[misc]
+    """The mean over labels of the area under the ROC curve, of labels for which it is defined."""
+
+    def __init__(self, num_labels: int, ignore_index: int) -> None:
+        super().__init__(num_labels, average=None, ignore_index=ignore_index)
+
+    def compute(self) -> Tensor:
+        target = dim_zero_cat(self.target)
+        return _mean_of(super().compute, _defined((target == 1).sum(0), (target >= 0).sum(0)))
+
+
+class MultilabelPrecision(MultilabelAveragePrecision):  # type: ignore[misc]
+    """The mean over labels of the average precision, of labels that some row has."""
+
+    def __init__(self, num_labels: int, ignore_index: int) -> None:
+        super().__init__(num_labels, average=None, ignore_index=ignore_index)
+
+    def compute(self) -> Tensor:
+        return _mean_of(super().compute, (dim_zero_cat(self.target) == 1).any(0))
+
+
+class BinaryPrecision(BinaryAveragePrecision):  # type: ignore[misc]
+    """The average precision; NaN when no label is positive."""
+
+    def compute(self) -> Tensor:
+        defined = bool((dim_zero_cat(self.target) == 1).any())
+        return super().compute() if defined else torch.tensor(torch.nan)
+
+
+def _mean_of(compute: Callable[[], Tensor], defined: Tensor) -> Tensor:
+    if not bool(defined.any()):
+        return torch.tensor(torch.nan)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No (positive|negative) samples")
+        return compute()[defined].mean()

@@ -74,11 +74,11 @@ class Binary(Task):
 
     def metrics(self) -> Mapping[str, MetricSpec]:
         return {
-            "auroc": MetricSpec(partial(_metric, "BinaryAUROC"), True),
-            "average_precision": MetricSpec(partial(_metric, "BinaryAveragePrecision"), True),
+            "auroc": MetricSpec(partial(_own, "BinaryArea"), True),
+            "average_precision": MetricSpec(partial(_own, "BinaryPrecision"), True),
             "accuracy": MetricSpec(partial(_metric, "BinaryAccuracy"), True),
             "f1": MetricSpec(partial(_metric, "BinaryF1Score"), True),
-            "log_loss": MetricSpec(_log_loss, False),
+            "log_loss": MetricSpec(partial(_own, "LogLoss"), False),
         }
 
     def update(self, metric: Metric, prediction: Tensor, target: Tensor) -> None:
@@ -170,8 +170,8 @@ class Classification(Task):
         return {
             "accuracy": MetricSpec(partial(_metric, "MulticlassAccuracy", num_classes=count, average="micro"), True),
             "f1": MetricSpec(partial(_metric, "MulticlassF1Score", num_classes=count, average="macro"), True),
-            "auroc": MetricSpec(partial(_metric, "MulticlassAUROC", num_classes=count), True),
-            "log_loss": MetricSpec(_log_loss, False),
+            "auroc": MetricSpec(partial(_own, "MulticlassArea", num_classes=count), True),
+            "log_loss": MetricSpec(partial(_own, "LogLoss"), False),
         }
 
     def constant(self, target: Tensor) -> Tensor:
@@ -316,10 +316,10 @@ class Multilabel(Task):
         return output.sigmoid()
 
     def metrics(self) -> Mapping[str, MetricSpec]:
-        settings = {"num_labels": len(self.labels), "average": "macro", "ignore_index": MISSING}
+        settings = {"num_labels": len(self.labels), "ignore_index": MISSING}
         return {
-            "average_precision": MetricSpec(partial(_metric, "MultilabelAveragePrecision", **settings), True),
-            "auroc": MetricSpec(partial(_metric, "MultilabelAUROC", **settings), True),
+            "average_precision": MetricSpec(partial(_own, "MultilabelPrecision", **settings), True),
+            "auroc": MetricSpec(partial(_own, "MultilabelArea", **settings), True),
             "f1": MetricSpec(partial(_metric, "MultilabelF1Score", **settings), True),
         }
 
@@ -336,10 +336,11 @@ class Multilabel(Task):
         return [f"{self.name}_{label}" for label in self.labels]
 
 
-def _log_loss() -> Metric:
-    from polytask.task._metrics import LogLoss
+def _own(name: str, **settings: Any) -> Metric:
+    from polytask.task import _metrics
 
-    return LogLoss()
+    metric: Metric = getattr(_metrics, name)(**settings)
+    return metric
 
 
 def _steps_off() -> Metric:

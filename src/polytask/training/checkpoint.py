@@ -44,7 +44,8 @@ def load(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: damaged checkpoint ({str(error).splitlines()[0]}); remove it to start again") from error
+        reason = str(error).partition("\n")[0] or "it ends early"
+        raise InputError(f"{path}: damaged checkpoint ({reason}); remove it to start again") from error
     if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
         raise InputError(f"{path}: not a checkpoint of a run; choose another folder")
     before = state["settings"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from polytask.errors import InputError
+
 
 def fabric(
     devices: int | str = 1,
@@ -22,10 +24,13 @@ def fabric(
         strategy: ``auto``, ``ddp``, or ``fsdp``: parameters, gradients and optimizer states in pieces, one on each device
             (PyTorch's second FSDP), for a model that is too large for one. Or any other that Fabric knows.
         nodes: machines.
+
+    Raises `InputError` for devices that are not there and for names that Fabric does not know.
     """
     import torch
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     chosen: Any = strategy
     if strategy == "ddp" or (strategy == "auto" and (devices not in (1, "1") or nodes > 1)):
@@ -34,7 +39,11 @@ def fabric(
     elif strategy == "fsdp":
         each = int(devices) if devices != "auto" else torch.accelerator.device_count()
         chosen = ModelParallelStrategy(_in_pieces, data_parallel_size=each * nodes, tensor_parallel_size=1)
-    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=chosen)
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=chosen)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"devices {devices}, precision {precision!r}, strategy {strategy!r}: {reason}") from error
 
 
 def _in_pieces(model: Any, mesh: Any) -> Any:
