@@ -114,9 +114,10 @@ def keep_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take back what a page enrols, so that no other test meets it."""
     from polytask.balance import balancers
     from polytask.share import sharings
+    from polytask.store import encoders
     from polytask.task import Task
 
-    for register in (balancers, sharings):
+    for register in (balancers, encoders, sharings):
         monkeypatch.setattr(register, "_entries", dict(register.items()))
     monkeypatch.setattr(Task, "kinds", dict(Task.kinds))
 
@@ -188,6 +189,19 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if not re.match(r"[a-z]+:", target):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: no {target}"
+
+
+def test_the_readme_counts_and_shows_the_papers() -> None:
+    from polytask.files import read_json
+    from polytask.papers import catalogue
+    from polytask.papers._table import markdown
+
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert f"{sum(entry.done for entry in catalogue())} of {len(catalogue())}" in text
+    recorded = ROOT / "claims" / "results.json"
+    if recorded.exists():
+        expected = markdown(read_json(recorded)).strip()
+        assert expected in text, "README.md: expected what 'polytask papers --table claims/results.json' prints"
 
 
 def test_the_site_builds(tmp_path: Path) -> None:

@@ -26,9 +26,6 @@ from polytask.training.checkpoint import FILE as CHECKPOINT
 from polytask.training.history import FILE as HISTORY
 from polytask.training.history import finite
 
-LEAST_STEPS = 500
-"""Optimizer steps of a run at least, when neither steps nor epochs are given: ten passes teach a small table little."""
-
 IDENTITY = "run.json"
 """The file of an unfinished run that says which run it is."""
 
@@ -43,8 +40,7 @@ class Recipe:
     Args:
         method: the way of sharing and the balancer.
         seed: of the initial weights and of the order of examples.
-        settings: keyword arguments of `polytask.fit`, over the defaults that suit the data (``DataSet.settings``). Without
-            ``steps`` and ``epochs`` a run takes the data's epochs (10 unless it says otherwise), 500 steps at least.
+        settings: keyword arguments of `polytask.fit`, over the defaults that suit the data (``DataSet.settings``).
     """
 
     method: Method = field(default_factory=Method)
@@ -53,17 +49,15 @@ class Recipe:
 
     def settings_for(self, data: DataSet) -> dict[str, Any]:
         """The keyword arguments of `polytask.fit` on ``data``; `InputError` when how long is stated twice, or is nothing."""
-        settings = {"batch_size": 64, **data.settings}
+        settings = {"batch_size": 64, "epochs": 10, **data.settings}
         settings["batch_size"] = min(settings["batch_size"], len(data.train))
-        epochs = settings.pop("epochs", 10)
+        if "steps" in self.settings:
+            del settings["epochs"]
         settings |= self.settings
-        if settings.get("steps") is not None and settings.get("epochs") is not None:
+        if "steps" in settings and "epochs" in settings:
             raise InputError("both steps and epochs are given, expected one of them")
-        if settings.get("epochs") is not None and settings["epochs"] <= 0:
+        if settings.get("epochs", 1) <= 0:
             raise InputError(f"epochs is {settings['epochs']}, expected more than 0")
-        if settings.get("steps") is None and settings.get("epochs") is None:
-            per_epoch = len(data.train) // max(1, settings["batch_size"])
-            settings["steps"] = max(LEAST_STEPS, round(epochs * per_epoch))
         return settings
 
     def build(self, data: DataSet) -> Model:
@@ -85,7 +79,7 @@ def fit_and_save(
 
     While it trains, its checkpoint and history are in the folder ``OUT.run``: the same call after a kill goes on from
     there and ends with the same bits. A finished model's folder holds the history (and TensorBoard files), and ``OUT.run``
-    is gone.
+    is gone. Whatever the precision of training, the model is saved in single precision.
 
     Args:
         data: what to train on.
@@ -127,6 +121,7 @@ def fit_and_save(
         if fabric.is_global_zero and not (run / CHECKPOINT).exists():  # nothing to go on from
             shutil.rmtree(run)
         raise
+    model.float()  # weights of half precision are exact in single precision, and then inputs need no conversion
     test = evaluate(model, data.test)
     if fabric.is_global_zero:
         described = {
@@ -176,8 +171,8 @@ def rehearse(data: DataSet, out: Path | str, recipe: Recipe, *, fabric: Any = No
     _check_same_run(run_folder(out), _identity(data, recipe, settings))
     if tensorboard:
         optional("tensorboard", "tensorboard")
-    steps = settings.pop("steps", None) or round(settings["epochs"] * (len(data.train) // settings["batch_size"]))
-    settings["epochs"] = None
+    epochs = settings.pop("epochs", 0)
+    steps = settings.pop("steps", None) or max(1, round(epochs * (len(data.train) // settings["batch_size"])))
     model = recipe.build(data)
     parameters = sum(p.numel() for p in model.parameters())
     # A checkpoint holds weights, two moments and the best weights; the new one is written beside the old, then the model.

@@ -33,10 +33,11 @@ class Method:
         A part left out is hard sharing, or equal weights. An unknown name is an error that suggests the nearest.
         """
         chosen: dict[str, str] = {}
+        known = [*sharings, *balancers, "all", "all-sharing", "all-balancers"]
         for part in text.split("+"):
             role = "sharing" if part in sharings else "balance" if part in balancers else None
             if role is None:
-                raise InputError(f"unknown method {part!r} in {text!r}: {suggest(part, [*sharings, *balancers])}")
+                raise InputError(f"unknown method {part!r} in {text!r}: {suggest(part, known)}")
             if role in chosen:
                 raise InputError(f"method {text!r} names two of one kind: {chosen[role]!r} and {part!r}")
             chosen[role] = part
@@ -57,7 +58,11 @@ class Method:
 
 
 def parse_methods(texts: Iterable[str]) -> list[Method]:
-    """The methods that ``texts`` name, each once; ``all`` and its halves ``all-sharing`` and ``all-balancers`` stand for many."""
+    """The methods that ``texts`` name, each once.
+
+    ``all-sharing`` and ``all-balancers`` stand for every way of sharing with equal weights, and every balancer with hard
+    sharing; ``all`` for every pair of the two.
+    """
     groups = {
         "all": [Method(s, b) for s in sharings for b in balancers],
         "all-sharing": [Method(s, "equal") for s in sharings],

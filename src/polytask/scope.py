@@ -101,14 +101,13 @@ def task_index(x: Tensor, tasks: Sequence[str]) -> Tensor:
     compilation. Raises `InputError` outside a scope, for a scope that several tasks share without an index, and for a task
     that is not in ``tasks``.
     """
-    index: Tensor = torch.ops.polytask.task_index(x, ",".join(tasks))
+    index: Tensor = torch.ops.polytask.task_index(x, list(tasks))
     return index
 
 
-@torch.library.custom_op("polytask::task_index", mutates_args=())
-def _task_index(x: Tensor, tasks: str) -> Tensor:
+@torch.library.custom_op("polytask::task_index", mutates_args=(), schema="(Tensor x, str[] tasks) -> Tensor")
+def _task_index(x: Tensor, known: list[str]) -> Tensor:
     scope = current()
-    known = tasks.split(",")
     if scope is None:
         raise InputError(f"no task scope is open, expected one of {known}: use `with polytask.task_scope(task)`")
     for name in scope.names:
@@ -125,5 +124,5 @@ def _task_index(x: Tensor, tasks: str) -> Tensor:
 
 
 @_task_index.register_fake
-def _(x: Tensor, tasks: str) -> Tensor:
+def _(x: Tensor, known: list[str]) -> Tensor:
     return x.new_empty(x.shape[0], dtype=torch.int64)

@@ -25,7 +25,16 @@ from polytask.files import sha256
 from polytask.fitting import Recipe, fit_and_save
 from polytask.method import Method
 
-CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "tempfile.mkstemp", "tempfile.mkdtemp", "os.chmod"}
+CHANGES = {
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "shutil.rmtree",
+    "tempfile.mkstemp",
+    "tempfile.mkdtemp",
+    "os.chmod",
+}
 """The audit events of what changes a folder; opening for writing is one too."""
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tests import small_table
 from tests.cli.command import polytask, refused
 from tests.test_store import largest_file, read_only
@@ -54,6 +55,15 @@ def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(tmp_path
         assert ran.code == 0 and ran.err == ""
     hashes = [sha256(tmp_path / name / "model.safetensors") for name in "abc"]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_model_trained_in_half_precision_is_saved_in_single_precision(table: Path, tmp_path: Path) -> None:
+    assert (
+        polytask("fit", table, "-t", "churn", "-o", tmp_path / "model", "--steps", 2, "--precision", "bf16-true").code == 0
+    )
+    saved = pt.load(tmp_path / "model")
+    assert {parameter.dtype for parameter in saved.model.parameters()} == {torch.float32}
+    assert polytask("evaluate", tmp_path / "model", table).code == 0
 
 
 def test_tensorboard_files_are_kept_with_the_model(tmp_path: Path) -> None:

@@ -28,9 +28,7 @@ class FitOptions(DataOptions):
     lr: Annotated[float | None, typer.Option(help="The learning rate.", show_default="the data's")] = None
     seed: Annotated[int, typer.Option(help="Of the initial weights and the order of rows; the split stays the same.")] = 0
     accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1
-    clip: Annotated[float | None, typer.Option(help="The largest norm of the gradient.", show_default="does not clip")] = (
-        None
-    )
+    clip: Annotated[float | None, typer.Option(help="The largest norm of the gradient.", show_default="the data's")] = None
     monitor: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +37,7 @@ class FitOptions(DataOptions):
     ] = None
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after so many of 20 evaluations without a better one.", show_default="never"),
+        typer.Option(min=1, help="Stop after so many of 20 evaluations without a better one.", show_default="the data's"),
     ] = None
     devices: Annotated[str, typer.Option(metavar="N", help="Devices on each machine; 'auto' takes all.")] = "1"
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1

@@ -19,19 +19,19 @@ Metrics: TypeAlias = dict[str, dict[str, float]]
 """Metric values by task and metric name; NaN where a metric is undefined, as the AUROC of labels that are all alike."""
 
 
-def evaluate(model: Model, data: Any, batch_size: int = 4096) -> Metrics:
+def evaluate(model: Model, data: Any, batch_size: int = 512) -> Metrics:
     """Every task's metrics on ``data``.
 
     Args:
         model: predicts; its mode (training or not) is restored afterwards.
         data: `Examples`, a data loader of ``(inputs, {task: target})``, or a mapping from tasks to data of their own. Rows
             whose label is missing do not count; tasks without targets in the data are left out.
-        batch_size: rows at a time, for `Examples`.
+        batch_size: rows at a time, for `Examples`; more are slower once their activations leave the processor's cache.
     """
     return evaluate_predictions(model, data, model.predict, batch_size)
 
 
-def evaluate_predictions(model: Model, data: Any, predict: Callable[..., Any], batch_size: int = 4096) -> Metrics:
+def evaluate_predictions(model: Model, data: Any, predict: Callable[..., Any], batch_size: int = 512) -> Metrics:
     """`evaluate` with another function for ``model.predict``, as for a model in pieces on several machines."""
     meters: dict[str, _Meters] = {}
     with evaluating(model) as device, torch.no_grad():
@@ -44,12 +44,12 @@ def evaluate_predictions(model: Model, data: Any, predict: Callable[..., Any], b
     return {name: meters[name].compute() for name in model.tasks if name in meters}
 
 
-def evaluate_constant(tasks: Mapping[str, Task], data: Any, batch_size: int = 4096) -> Metrics:
+def evaluate_constant(tasks: Mapping[str, Task], data: Any, batch_size: int = 512) -> Metrics:
     """The metrics of the best prediction that ignores the inputs: the zero of `polytask.measure.skill`."""
     return constant_metrics(tasks, labels(data, batch_size), batch_size)
 
 
-def labels(data: Any, batch_size: int = 4096) -> dict[str, Tensor]:
+def labels(data: Any, batch_size: int = 512) -> dict[str, Tensor]:
     """All targets in ``data`` by task."""
     columns: dict[str, list[Tensor]] = {}
     for _, targets in batches(data, batch_size):
@@ -58,7 +58,7 @@ def labels(data: Any, batch_size: int = 4096) -> dict[str, Tensor]:
     return {name: torch.cat(parts) for name, parts in columns.items()}
 
 
-def constant_metrics(tasks: Mapping[str, Task], columns: Mapping[str, Tensor], batch_size: int = 4096) -> Metrics:
+def constant_metrics(tasks: Mapping[str, Task], columns: Mapping[str, Tensor], batch_size: int = 512) -> Metrics:
     """`evaluate_constant` on all targets by task."""
     values = {}
     for name, task in tasks.items():
@@ -74,7 +74,7 @@ def constant_metrics(tasks: Mapping[str, Task], columns: Mapping[str, Tensor], b
 
 
 def evaluate_losses(
-    model: nn.Module, data: Any, batch_size: int = 4096, losses: Callable[..., Any] | None = None
+    model: nn.Module, data: Any, batch_size: int = 512, losses: Callable[..., Any] | None = None
 ) -> dict[str, float]:
     """The mean of each named loss over ``data``, for a model that may have only ``losses(batch)``.
 
