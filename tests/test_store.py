@@ -148,6 +148,7 @@ def test_the_folder_says_what_the_model_is_made_of_and_holds_no_pickle(data: pt.
     counts = about["parameters"]
     assert counts["shared"] + sum(counts["tasks"].values()) == sum(p.numel() for p in model.parameters())
     assert set(about["files"]) == names - {"model.json", "history.jsonl"}
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1  # all can be read by whom one can
 
 
 # Encoders that are the user's

@@ -99,7 +99,7 @@ def fit_and_save(
     fabric = fabric or default_fabric()
     run = run_folder(out)
     settings = recipe.settings_for(data)
-    identity = _identity(data, recipe, settings)
+    identity = _identity(data, recipe, settings, fabric)
     _check_same_run(run, identity)
     if fabric.is_global_zero:
         write_json(run / IDENTITY, identity)
@@ -128,6 +128,8 @@ def fit_and_save(
             "method": recipe.method.name,
             "seed": recipe.seed,
             "settings": settings,
+            "precision": identity["precision"],
+            "processes": fabric.world_size,
             "steps": fitted.steps,
             "selected_step": fitted.step,
             "seconds": fitted.seconds,
@@ -167,8 +169,9 @@ def rehearse(data: DataSet, out: Path | str, recipe: Recipe, *, fabric: Any = No
     """
     out = Path(out)
     check_replaceable(out)
+    fabric = fabric or default_fabric()
     settings = recipe.settings_for(data)
-    _check_same_run(run_folder(out), _identity(data, recipe, settings))
+    _check_same_run(run_folder(out), _identity(data, recipe, settings, fabric))
     if tensorboard:
         optional("tensorboard", "tensorboard")
     epochs = settings.pop("epochs", 0)
@@ -201,11 +204,12 @@ def run_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.run")
 
 
-def _identity(data: DataSet, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a run to go on: the recipe, the tasks and the data, as JSON values."""
+def _identity(data: DataSet, recipe: Recipe, settings: Mapping[str, Any], fabric: Any) -> dict[str, Any]:
+    """What must be the same for a run to go on: the recipe, the precision, the tasks and the data, as JSON values."""
     values = {
         "method": recipe.method.name,
         "seed": recipe.seed,
+        "precision": str(fabric.strategy.precision.precision),
         **settings,
         "tasks": [task.to_dict() for task in data.tasks],
         "data": dict(data.provenance),

@@ -221,6 +221,9 @@ def _write_tensors(file: Path, content: Model | Mapping[str, Tensor], path: Path
             safetensors.save_model(content, str(file))
         else:
             safetensors.save_file(dict(content), file)
+        file.chmod(
+            file.parent.stat().st_mode & 0o666
+        )  # safetensors keeps a file to its owner; a model is for whoever reads it
     except SafetensorError as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
 

@@ -1,8 +1,8 @@
 """Trains a small model again and again, killed at every point where it touches a file.
 
-``python kills.py FOLDER``: a child process is killed by SIGKILL at its first change of a file, the next at its second, and so
-on, each followed by a run that is let go to its end. An earlier model is in its place at the start, and a whole one must be
-there at every moment. What it finds goes to standard output as JSON.
+``python kills.py FOLDER``: a child process is killed by SIGKILL at its first change of a file, the next at its second, and
+so on, each followed by a run that is let go to its end. An earlier model is in its place at the start, and a whole one must
+be there at every moment. What it finds goes to standard output as JSON.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import polytask as pt
 from polytask import InputError, Task
-from polytask.task import MetricSpec, check_unique
+from polytask.task import MISSING, MetricSpec, check_unique
+from polytask.task._task import complete
 
 CASES: list[tuple[Task, tuple[int, ...], tuple[int, ...]]] = [
     (Task.binary("t"), (6, 1), (6,)),
@@ -136,3 +137,37 @@ def test_names_are_checked() -> None:
         Task.of_kind("binry", "a")
     with pytest.raises(InputError, match="repeat"):
         Task.classification("a", classes=["x", "x"])
+
+
+class TestComplete:
+    """The two paths of a loss, with every label there and with a mask, agree; the first is taken where values can be seen."""
+
+    def test_it_sees_what_is_missing(self) -> None:
+        assert complete(torch.tensor([0.0, -3.0])) and complete(torch.tensor([[0], [4]]))
+        assert not complete(torch.tensor([0.0, torch.nan])) and not complete(torch.tensor([0, MISSING]))
+        assert not complete(torch.tensor([])) and not complete(torch.zeros(0, dtype=torch.int64))
+        assert not complete(torch.zeros(2, device="meta"))
+        assert not complete(torch.tensor([torch.inf, -torch.inf]))  # cannot tell: the mask is always safe
+
+    @pytest.mark.parametrize(
+        ("task", "output", "target"),
+        [
+            (Task.binary("t"), torch.randn(9, 1), torch.arange(9.0) % 2),
+            (Task.binary("t", positive_weight=3), torch.randn(9, 1), torch.arange(9.0) % 2),
+            (Task.classification("t", classes=3, label_smoothing=0.1), torch.randn(9, 3), torch.arange(9) % 3),
+            (Task.multilabel("t", labels=2), torch.randn(9, 2), torch.randn(9, 2).sign().clamp(min=0)),
+            (Task.regression("t", outputs=2, robust="huber"), torch.randn(9, 2), torch.randn(9, 2)),
+            (Task.regression("t", scale=((3,), (2,))), torch.randn(9, 1), torch.randn(9)),
+        ],
+    )
+    def test_both_paths_agree_and_work_under_vmap(self, task: Task, output: Tensor, target: Tensor) -> None:
+        one = torch.cat([target, task.missing(target[:1].shape).to(target.dtype)])
+        padded = torch.cat([output, torch.randn_like(output[:1])]).requires_grad_()
+        plain = output.clone().requires_grad_()
+        losses = task.loss(plain, target), task.loss(padded, one)
+        torch.testing.assert_close(*losses)
+        gradients = torch.autograd.grad(losses[0], plain)[0], torch.autograd.grad(losses[1], padded)[0]
+        torch.testing.assert_close(gradients[0], gradients[1][:9])
+        each = torch.vmap(lambda o, t: task.loss(o[None], t[None]))(output, target)
+        expected = [task.loss(o[None], t[None]) for o, t in zip(output, target, strict=True)]
+        torch.testing.assert_close(each, torch.stack(expected))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -196,6 +197,22 @@ class Task(ABC):
     def pixel_regression(name: str, outputs: int | Sequence[str] = 1, **settings: Any) -> Task:
         """Numbers for each pixel, such as depth: see `polytask.task.PixelRegression`."""
         return Task.of_kind("pixel_regression", name, outputs=outputs, **settings)
+
+
+def complete(target: Tensor) -> bool:
+    """Whether no label of ``target`` is missing, where that is cheap to ask; elsewhere ``False``, which is always safe.
+
+    The loss of complete labels is torch's own, at its speed; a loss with a mask takes several operations more. An
+    accelerator would have to be waited for, and under ``torch.compile`` and ``vmap`` a value cannot be looked at.
+    """
+    if target.device.type != "cpu" or torch.compiler.is_compiling() or target.numel() == 0:
+        return False
+    try:
+        # A sum is NaN when one of its terms is; missing integers are negative.
+        total = target.sum().item() if target.is_floating_point() else target.min().item()
+    except RuntimeError:
+        return False
+    return math.isfinite(total) if target.is_floating_point() else total >= 0
 
 
 def check_unique(tasks: Sequence[Task]) -> None:

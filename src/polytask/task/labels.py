@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import InputError
-from polytask.task._task import MISSING, MetricSpec, Task, class_names
+from polytask.task._task import MISSING, MetricSpec, Task, class_names, complete
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -25,10 +25,16 @@ def _metric(name: str, **settings: Any) -> Metric:
     return metric
 
 
-def _labels_mean(losses: Tensor, target: Tensor) -> Tensor:
-    """The mean of ``losses`` where the float ``target`` is present."""
-    present = ~torch.isnan(target)
-    return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
+def _logistic(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean logistic loss where the float ``target`` is present, each element times its ``weight``."""
+    if complete(target):
+        return F.binary_cross_entropy_with_logits(output, target.to(output.dtype), weight)
+    present = target == target  # NaN is not equal to itself
+    # The mask goes into the loss as a weight: an operation on the losses would cost as much as they do, there and back.
+    mask = present.to(output.dtype)
+    clean = torch.nan_to_num(target).to(output.dtype)
+    total = F.binary_cross_entropy_with_logits(output, clean, mask if weight is None else mask * weight, reduction="sum")
+    return total / present.sum().clamp(min=1)
 
 
 class Binary(Task):
@@ -65,9 +71,7 @@ class Binary(Task):
         if isinstance(self.positive_weight, str):
             raise InputError(f"task {self.name!r}: balanced weights are not known yet, call task.fitted(labels) first")
         weight = torch.where(target == 1, self.positive_weight, 1.0) if self.positive_weight != 1 else None
-        clean = torch.nan_to_num(target).to(output.dtype)
-        losses = F.binary_cross_entropy_with_logits(output.squeeze(-1), clean, weight, reduction="none")
-        return _labels_mean(losses, target)
+        return _logistic(output.squeeze(-1), target, weight)
 
     def decode(self, output: Tensor) -> Tensor:
         return output.squeeze(-1).sigmoid()
@@ -148,12 +152,15 @@ class Classification(Task):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         if self.class_weights == "balanced":
             raise InputError(f"task {self.name!r}: balanced weights are not known yet, call task.fitted(labels) first")
+        if self.class_weights is None and complete(target):
+            return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
         weight = None if self.class_weights is None else output.new_tensor(self.class_weights)
         total = F.cross_entropy(
             output, target, weight, ignore_index=MISSING, reduction="sum", label_smoothing=self.label_smoothing
         )
         count = self.count(target)
-        return total / torch.where(count > 0, count, 1)
+        # Labels are counted in whole numbers; class weights may add up to any number but 0.
+        return total / (count.clamp(min=1) if weight is None else torch.where(count > 0, count, 1))
 
     def count(self, target: Tensor) -> Tensor:
         present = self.present(target)
@@ -309,8 +316,7 @@ class Multilabel(Task):
         return nn.Linear(width, len(self.labels))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        clean = torch.nan_to_num(target).to(output.dtype)
-        return _labels_mean(F.binary_cross_entropy_with_logits(output, clean, reduction="none"), target)
+        return _logistic(output, target)
 
     def decode(self, output: Tensor) -> Tensor:
         return output.sigmoid()

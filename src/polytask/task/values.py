@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import InputError, suggest
-from polytask.task._task import MetricSpec, Task, class_names
+from polytask.task._task import MetricSpec, Task, class_names, complete
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -75,9 +75,12 @@ class Regression(Task):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         target = self._scaled(target.reshape(output.shape))
-        present = ~torch.isnan(target)
-        losses = LOSSES[self.robust](output, torch.where(present, target, 0).to(output.dtype), reduction="none")
-        return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
+        if complete(target):
+            return LOSSES[self.robust](output, target.to(output.dtype))
+        present = target == target  # NaN is not equal to itself
+        # Where no label is known the output is its own target: loss and gradient are 0 there, at no operation on either.
+        known = torch.where(present, target.to(output.dtype), output.detach())
+        return LOSSES[self.robust](output, known, reduction="sum") / present.sum().clamp(min=1)
 
     def decode(self, output: Tensor) -> Tensor:
         if self.scale is None:

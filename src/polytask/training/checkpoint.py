@@ -24,11 +24,13 @@ def fingerprint(settings: dict[str, Any]) -> str:
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``folder``: beside the earlier checkpoint first, then in its place."""
-    with replacing(folder / FILE) as temporary:
+    with replacing(folder / FILE) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's own error hides the file's, as that the disk is full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def load(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -135,7 +135,7 @@ def fit(
         raise InputError(f"accumulate {accumulate}, clip {clip}, lr {lr}: expected >= 1, > 0 and >= 0")
     if tensorboard and out is None:
         raise InputError("tensorboard files need a folder: pass out=")
-    fabric = fabric or default_fabric()
+    fabric = fabric or _one_device()
     torch.manual_seed(seed + fabric.global_rank)
     stream = as_stream(train, batch_size, seed, accumulate, fabric.global_rank, fabric.world_size)
     per_epoch = len(stream) // accumulate
@@ -216,7 +216,7 @@ class _Run:
         self.plain = fabric.world_size == 1 and str(fabric.strategy.precision.precision) == "32-true"
         self.losses = self.model.losses if self.plain else partial(self._through_fabric, "losses")
         self.update = optimizer.step if self.plain else self.optimizer.step
-        self.zero_grad = optimizer.zero_grad
+        self.owned = [p for group in optimizer.param_groups for p in group["params"]]
         self.backward = torch.Tensor.backward if self.plain else fabric.backward
         self.shared = list(self.model.shared_parameters())
         self.learned = learned
@@ -304,7 +304,8 @@ class _Run:
 
     def _step(self, batches: Sequence[Any]) -> dict[str, float]:
         """One optimizer step on the accumulated ``batches``; the losses by task."""
-        self.zero_grad()
+        for parameter in self.owned:  # as optimizer.zero_grad does, without its bookkeeping
+            parameter.grad = None
         batches = [to_device(batch, self.fabric.device) for batch in batches]
         values: dict[str, float] = {}
         if self.fabric.world_size == 1 and len(batches) == 1:
@@ -633,6 +634,12 @@ def _set_forward(model: Any, forward: Callable[..., Any] | None) -> None:
     model.__dict__.pop("forward", None)
     if forward is not None:
         model.__dict__["forward"] = forward
+
+
+@cache
+def _one_device() -> Any:
+    """One Fabric for all runs that ask for none: it keeps nothing of a run, and to make one takes as long as many steps."""
+    return default_fabric()
 
 
 def _balancer(balance: str | Balancer, model: Any) -> Balancer:
