@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from polytask import share as share
     from polytask.claim import Claim as Claim
     from polytask.claim import Evidence as Evidence
-    from polytask.comparison import compare as compare
+    from polytask.comparison.compare import compare as compare
     from polytask.data import DataSet as DataSet
     from polytask.data import Examples as Examples
     from polytask.data import Mixture as Mixture

@@ -140,7 +140,7 @@ def test_names_are_checked() -> None:
 
 
 class TestComplete:
-    """The two paths of a loss, with every label there and with a mask, agree; the first is taken where values can be seen."""
+    """The two paths of a loss, for labels that are all there and with a mask, agree."""
 
     def test_it_sees_what_is_missing(self) -> None:
         assert complete(torch.tensor([0.0, -3.0])) and complete(torch.tensor([[0], [4]]))

@@ -304,22 +304,30 @@ class _Run:
 
     def _step(self, batches: Sequence[Any]) -> dict[str, float]:
         """One optimizer step on the accumulated ``batches``; the losses by task."""
-        for parameter in self.owned:  # as optimizer.zero_grad does, without its bookkeeping
-            parameter.grad = None
         batches = [to_device(batch, self.fabric.device) for batch in batches]
         values: dict[str, float] = {}
         if self.fabric.world_size == 1 and len(batches) == 1:
             losses = self.losses(batches[0])
             self._note(losses, values, 1)
+            self._forget()
             if losses:
                 self.balancer.backward(losses, self.shared, self.backward)
         else:
+            self._forget()
             self._accumulate(batches, values)
         if self.clip is not None:
             self._clip(self.clip)
         self.update()
         self.scheduler.step()
         return values
+
+    def _forget(self) -> None:
+        """Let go of the last step's gradients, as ``optimizer.zero_grad()`` does, without its bookkeeping.
+
+        Just before new ones are made, which then take their place in memory.
+        """
+        for parameter in self.owned:
+            parameter.grad = None
 
     def _accumulate(self, batches: Sequence[Any], values: dict[str, float]) -> None:
         """Gradients of the mean over several batches, or over several processes."""
