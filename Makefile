@@ -1,5 +1,5 @@
 # polytask's commands. `make` lists them.
-.PHONY: help install demo test lint bench reproduce docs lock clean
+.PHONY: help install demo test lint bench reproduce docs readme lock clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
@@ -36,6 +36,9 @@ reproduce: install  ## run the claims of every written paper: writes claims/
 docs: install  ## build the documentation: writes site/
 	@echo "Building the documentation into site/."
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+readme: install  ## put the last demo and claims into README.md
+	@$(BIN)/python docs/refresh.py
 
 lock: install  ## choose new versions: writes requirements/lock.txt
 	@echo "Choosing the newest versions that fit pyproject.toml."

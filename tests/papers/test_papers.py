@@ -92,9 +92,7 @@ def test_claims_that_share_a_function_share_its_runs(tmp_path: Path, data: Path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["small"]["measurements"]["2"] == {"a": 3.0, "b": 5.0}
     assert results["small"]["claims"][0]["evidence"]["mean"] == 2.5
-    assert "| `small` | a is below b | always | 2.5 vs 5, lower by 2.50 [1.58, 3.42], 4 seeds | **holds** |" in markdown(
-        results
-    )
+    assert "| `small` | a is below b | always | 2.5 vs 5, gain 2.50 [1.58, 3.42], 4 seeds | **holds** |" in markdown(results)
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, data: Path) -> None:

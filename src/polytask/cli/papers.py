@@ -90,7 +90,7 @@ def reproduce(
         claim, evidence = outcome.claim, outcome.evidence
         if evidence:
             verdict = f"[{colours[evidence.verdict]}]{evidence.verdict}[/]"
-            found = measured(claim.better, asdict(evidence))
+            found = measured(asdict(evidence))
         else:
             verdict, found = "failed" if outcome.failed else "skipped", outcome.reason
         listing.add_row(outcome.paper.slug, claim.statement, claim.claimed, found, verdict)

@@ -123,11 +123,11 @@ def _run(job: _Job) -> tuple[_Job, str]:
     """Measure one seed and keep it; the error, if any, as text, since one seed must not end the others."""
     if job.measured() is None:
         try:
-            started = time.perf_counter()
+            started = time.process_time()
             with threadpool_limits(1):
                 found = {name: float(value) for name, value in job.run(job.seed, job.data).items()}
-            seconds = round(time.perf_counter() - started, 2)
-            write_json(job.cache, {"fingerprint": job.fingerprint, "seconds": seconds, "measurements": found})
+            seconds = round(time.process_time() - started, 2)
+            write_json(job.cache, {"fingerprint": job.fingerprint, "cpu_seconds": seconds, "measurements": found})
         except Exception as error:
             return job, "".join(traceback.format_exception_only(error)).strip()
     return job, ""
@@ -142,7 +142,7 @@ def _conclude(paper: Paper, jobs: Sequence[_Job], out: Path, data: Path | None, 
         if kept := job.measured():
             by_run.setdefault(job.run, {})[job.seed] = kept["measurements"]
             measurements.setdefault(job.seed, {}).update(kept["measurements"])
-            seconds += kept["seconds"]
+            seconds += kept["cpu_seconds"]
     outcomes = []
     for claim in paper.claims:
         if reason := claim.missing(data):
@@ -197,7 +197,7 @@ def _record(
             **{name: version(name) for name in ("torch", "numpy", "scikit-learn")},
             "machine": platform.machine(),
             "data": {name: sha256((data or Path()) / name) for name in needs},
-            "seconds": round(seconds, 1),
+            "cpu_seconds": round(seconds),
         },
     }
     write_json(path, dict(sorted(results.items())))

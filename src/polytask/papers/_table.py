@@ -16,15 +16,14 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join([*lines, *(["", *(f"- {comment}" for comment in comments)] if comments else [])])
 
 
-def measured(better: str, evidence: dict[str, Any]) -> str:
-    """Method against baseline, the difference in words, and its interval: ``5.2 vs 7.4, lower by 2.2 [2.0, 2.4]``."""
+def measured(evidence: dict[str, Any]) -> str:
+    """Method against baseline, the gain and its interval: ``5.2 vs 7.4, gain 2.2 [2.0, 2.4], 10 seeds``."""
     method, baseline = (sum(evidence[name]) / len(evidence["seeds"]) for name in ("method", "baseline"))
-    low, high, gain = evidence["low"], evidence["high"], evidence["mean"]
-    return f"{method:.3g} vs {baseline:.3g}, {better} by {gain:.2f} [{low:.2f}, {high:.2f}], {len(evidence['seeds'])} seeds"
+    gain = f"{evidence['mean']:.2f} [{evidence['low']:.2f}, {evidence['high']:.2f}]"
+    return f"{method:.3g} vs {baseline:.3g}, gain {gain}, {len(evidence['seeds'])} seeds"
 
 
 def _cells(result: dict[str, Any]) -> Iterator[list[str]]:
     for claim in result["claims"]:
         evidence = claim["evidence"]
-        verdict = evidence["verdict"]
-        yield [claim["statement"], claim["claimed"], measured(claim["better"], evidence), f"**{verdict}**"]
+        yield [claim["statement"], claim["claimed"], measured(evidence), f"**{evidence['verdict']}**"]

@@ -433,7 +433,9 @@ class _Run:
     def _stop_at(self, what: str) -> None:
         where = ""
         if self.folder is not None:
-            if self._everywhere(all(bool(_piece(p).isfinite().all()) for p in self.model.parameters())):
+            # The batch that fails may have reached the running statistics of a layer; the state before is on disk then.
+            sound = all(bool(_piece(p).isfinite().all()) for p in self.model.parameters())
+            if self._everywhere(sound and not any(bool(_piece(b).isnan().any()) for b in self.model.buffers())):
                 self.save()
             path = self.folder / checkpoint.FILE
             where = f"; the last good state is in {path}" if path.exists() else "; no good state was reached"
