@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,13 @@ def in_pieces(state: Tensor, like: Any) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(state.to(like.device), like.device_mesh, like.placements)
+
+
+@contextmanager
+def same_random_state(device: torch.device) -> Iterator[None]:
+    """The random state after the block is the one before it."""
+    state = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)
