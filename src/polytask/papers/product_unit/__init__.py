@@ -67,7 +67,8 @@ PAPER = Paper(
             baseline="sigmoid mse",
             claimed="best simple model: MSE 38.77, SEP 13.11 % (motors)",
             comment="The sigmoid network gets the same evolution, descent and penalties; the paper's may have had less. "
-            "A likely reason: it saturates where a product unit extrapolates as a power, which matters with 76 rows to train on.",
+            "A likely reason: it saturates where a product unit extrapolates as a power, which matters with 76 rows to "
+            "train on.",
         ),
         _claim(
             name="complex",
