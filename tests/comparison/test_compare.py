@@ -159,3 +159,12 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
     data = replace(small(), settings={"batch_size": 1000})
     with pytest.raises(pt.InputError, match="batch size 1000 is larger than the 96 training examples"):
         pt.compare(data, **SETTINGS)
+
+
+def test_joint_training_is_tuned_for_what_is_reported(done: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = done
+    trials = [json.loads(path.read_text())["trial"] for path in (folder / "trials").glob("[0-9a-f]*.json")]
+    alone = [trial for trial in trials if len(trial["tasks"]) == 1]
+    joint = [trial for trial in trials if len(trial["tasks"]) > 1]
+    assert all(trial["baseline"] is None for trial in alone)
+    assert joint and all([name for name, _ in trial["baseline"]] == ["left", "parity", "ink"] for trial in joint)

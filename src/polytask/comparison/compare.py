@@ -182,12 +182,11 @@ class _Comparison:
 
         self.stage = "choosing learning rates"
         single = {name: self._tuned(Trial(tasks=(name,), seed=TUNING_SEED, steps=plan.steps)) for name in tasks}
-        arms = {
-            method: self._tuned(Trial(tasks, TUNING_SEED, steps=plan.steps, sharing=method.sharing, balance=method.balance))
-            for method in plan.methods
-        }
-        self.run([trial for tried in [*single.values(), *arms.values()] for trial in tried])
+        self.run([trial for tried in single.values() for trial in tried])
         single_best = {name: self._best(tried) for name, tried in single.items()}
+        shape = Trial(tasks, TUNING_SEED, steps=plan.steps, baseline=self._validation_baseline(single_best))
+        arms = {m: self._tuned(replace(shape, sharing=m.sharing, balance=m.balance)) for m in plan.methods}
+        self.run([trial for tried in arms.values() for trial in tried])
         arm_best = {method: self._best(tried) for method, tried in arms.items()}
 
         plain = arm_best[Method()]
