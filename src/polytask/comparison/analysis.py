@@ -208,12 +208,9 @@ def _second(transfer: Mapping[str, Any] | None) -> str:
 
 def _third(best: Mapping[str, Any], level: Sequence[str], grouping: Mapping[str, Any] | None) -> str:
     delta = best["delta_m"]
-    together = grouping is None or len(grouping["groups"]) == 1
     name = best["name"]
     if delta["verdict"] == "worse":
-        if together or grouping is None:
-            return "Keep a model for each task: every way to share that was tried costs accuracy."
-        return f"If accuracy counts most, train {_groups(grouping)}; one model for all costs accuracy."
+        return "Keep a model for each task: every way to share that was tried costs accuracy."
     if name == "groups" and grouping is not None:
         return f"Train {_groups(grouping)}: this grouping was trained and measured, not only predicted."
     if delta["verdict"] == "better":
