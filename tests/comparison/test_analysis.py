@@ -89,3 +89,8 @@ def test_cosines_of_all_pairs_are_averaged_over_time_and_seeds() -> None:
     assert found["conflicting_share"] == 0.5
     assert found["over_time"]["pairs"][0]["tasks"] == ["a", "b"]
     assert found["over_time"]["pairs"][0]["mean"] == pytest.approx([0.4, -0.4])
+
+
+def test_the_outcome_of_the_groups_is_said_with_its_interval() -> None:
+    sentence = analysis.grouping_outcome({"mean": -0.074, "low": -0.102, "high": -0.045, "verdict": "worse"})
+    assert sentence.endswith("change by -7.4 % on average (95 % interval -10.2 % to -4.5 %): worse.")

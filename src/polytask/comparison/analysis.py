@@ -158,6 +158,14 @@ def group_evidence(groups: Sequence[Sequence[str]], transfer: Mapping[str, Any])
     return sentences or ["No pair of tasks helps or hurts each other measurably, so fewer models is the better choice."]
 
 
+def grouping_outcome(delta: Mapping[str, Any]) -> str:
+    """The sentence that says what training in the suggested groups came to, from the `delta_m` that it reached."""
+    low, high = percent(delta["low"], sign=True), percent(delta["high"], sign=True)
+    amount = percent(delta["mean"], sign=True)
+    change = f"the tasks change by {amount} on average (95 % interval {low} to {high})"
+    return f"Trained in these groups, {change}: {delta['verdict']}."
+
+
 def summary(
     methods: Sequence[Mapping[str, Any]], grouping: Mapping[str, Any] | None, transfer: Mapping[str, Any] | None
 ) -> list[str]:

@@ -24,6 +24,7 @@ from polytask.comparison.analysis import (
     decided,
     delta_findings,
     group_evidence,
+    grouping_outcome,
     interval,
     summary,
     task_findings,
@@ -235,6 +236,9 @@ class _Comparison:
         if yardstick:
             rows.append(self._row("gradient boosting", "yardstick", yardstick, baseline, None))
         self._correct(rows)
+        for row in rows:
+            if grouping is not None and row["name"] == "groups" and row["delta_m"] is not None:
+                grouping["evidence"].insert(0, grouping_outcome(row["delta_m"]))
         return {
             "schema": SCHEMA,
             "polytask": __version__,
