@@ -284,3 +284,9 @@ def test_errors_number_the_rows_of_the_file() -> None:
     frame = people().with_columns(pl.Series("count", text), pl.int_range(ROWS).alias("time"))
     with pytest.raises(InputError, match=r"table: row 58, column 'count': 'many', expected a number"):
         load_table(frame, ["spend"], kinds={"count": "numeric"}, where="time >= 10")
+
+
+def test_a_table_smaller_than_the_usual_batch_is_one_batch() -> None:
+    from polytask.data.table.load import training_settings
+
+    assert [training_settings(rows)["batch_size"] for rows in (40, 5_000, 200_000)] == [40, 256, 1024]

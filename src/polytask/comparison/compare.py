@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 
@@ -118,7 +119,7 @@ def compare(
     """
     plan = _plan(data, methods, seeds, steps, learning_rates, weight_trials, transfer, equal_time)
     folder = Path(out) if out is not None else None
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or joblib.cpu_count()
     results = _Comparison(plan, folder, workers, ray, progress).results()
     if folder is not None:
         write_json(folder / "results.json", results)

@@ -117,5 +117,8 @@ def _join(address: str) -> None:
                 socket.create_connection((host, int(port)), timeout=5).close()
             ray.init(address=None if address == "local" else address, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]})") from error
+            raise InputError(
+                f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "
+                "for one that asks for a token set RAY_AUTH_MODE=token"
+            ) from error
     register_ray()

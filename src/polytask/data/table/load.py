@@ -120,7 +120,7 @@ def training_settings(rows: int) -> dict[str, Any]:
     Learning rate and weight decay are TabM's; small tables need more passes to take as many steps.
     """
     return {
-        "batch_size": 256 if rows < 100_000 else 1024,
+        "batch_size": min(rows, 256 if rows < 100_000 else 1024),
         "lr": 2e-3,
         "weight_decay": 3e-4,
         "clip": 1.0,
