@@ -11,6 +11,7 @@ import torch
 import polytask as pt
 from polytask.nn.tabular import TabularEncoder
 from polytask.share import MMoE
+from polytask.store import Saved, load, save
 
 TARGETS = ("churn", "spend", "segment")
 
@@ -53,3 +54,10 @@ def model(data: pt.DataSet, seed: int = 0) -> pt.Model:
     """A model with untrained weights."""
     torch.manual_seed(seed)
     return pt.Model(data.encoder(), data.tasks, MMoE(experts=2)).eval()
+
+
+def saved(folder: Path) -> Saved:
+    """A model of 200 rows, saved in ``folder`` and read back."""
+    data = dataset(write(folder / "table.csv", 200))
+    save(model(data), folder / "model", dataset=data)
+    return load(folder / "model")

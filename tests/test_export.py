@@ -24,10 +24,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    folder = tmp_path_factory.mktemp("model")
-    data = small_table.dataset(small_table.write(folder / "table.csv", 200))
-    save(small_table.model(data), folder / "model", dataset=data)
-    return load(folder / "model")
+    return small_table.saved(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def cosine_findings(tasks: Sequence[str], method: str, runs: Sequence[Mapping[st
     }
 
 
-def group_evidence(groups: Sequence[Sequence[str]], transfer: Mapping[str, Any]) -> list[str]:
+def group_evidence(transfer: Mapping[str, Any]) -> list[str]:
     """Sentences that say which measured gains and losses a grouping rests on, the largest first."""
     names = transfer["tasks"]
     found = []
@@ -206,8 +206,8 @@ def _second(transfer: Mapping[str, Any] | None) -> str:
         for verdict, found in pairs.items():
             others = [names[j] for j in range(len(names)) if transfer["verdict"][i][j] == verdict]
             if others:
-                found.append(f"{task} (by {_listed(others, 'and')})")
-    helped, hurt = (_listed(pairs[verdict], "and") for verdict in ("better", "worse"))
+                found.append(f"{task} (by {_listed(others)})")
+    helped, hurt = (_listed(pairs[verdict]) for verdict in ("better", "worse"))
     if not helped and not hurt:
         return "In pairs, no task measurably helps or hurts another."
     parts = [f"helped {helped}" if helped else "helped no task", f"hurt {hurt}" if hurt else "hurt none"]
@@ -230,12 +230,12 @@ def _third(best: Mapping[str, Any], level: Sequence[str], grouping: Mapping[str,
 
 
 def _groups(grouping: Mapping[str, Any]) -> str:
-    parts = [_listed(group, "and") + (" together" if len(group) > 1 else " apart") for group in grouping["groups"]]
+    parts = [_listed(group) + (" together" if len(group) > 1 else " apart") for group in grouping["groups"]]
     return "; ".join(parts)
 
 
-def _listed(words: Sequence[str], joint: str = "and") -> str:
-    return f"{', '.join(words[:-1])} {joint} {words[-1]}" if len(words) > 1 else "".join(words)
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def percent(fraction: float, sign: bool = False) -> str:

@@ -219,9 +219,9 @@ class _Comparison:
         moved = (
             transfer(plan.data.tasks, baseline, {(a, b): self._values(t) for (a, b), t in pairs.items()}) if pairs else None
         )
-        grouping, grouped = self._grouping(moved, alone, pairs, joint[Method()], plain)
+        grouping, grouped = self._grouping(moved, alone, pairs, plain)
 
-        rows = [self._single_row(alone, baseline, step_times)]
+        rows = [self._single_row(alone, baseline)]
         for method, trials in joint.items():
             row = self._row(method.name, "method", trials, baseline, step_times[method])
             if method in slower:
@@ -232,8 +232,8 @@ class _Comparison:
             row = self._row("tuned weights", "control", static, baseline, step_times[Method()])
             row["weights"] = dict(tuned.weights or ())
             rows.append(row)
-        if grouped is not None and grouping is not None:
-            rows.append(self._grouped_row(grouping["groups"], grouped, baseline))
+        if grouped is not None:
+            rows.append(self._grouped_row(grouped, baseline))
         if yardstick:
             rows.append(self._row("gradient boosting", "yardstick", yardstick, baseline, None))
         self._correct(rows)
@@ -347,16 +347,15 @@ class _Comparison:
             "curves": curves(trials[0].tasks, runs) if fitted else {},
         }
 
-    def _single_row(
-        self, alone: dict[str, list[Trial]], baseline: Values, step_times: dict[Method, float]
-    ) -> dict[str, Any]:
+    def _single_row(self, alone: dict[str, list[Trial]], baseline: Values) -> dict[str, Any]:
         row = self._row("single-task", "baseline", next(iter(alone.values())), None, None)
-        parts = [self._row(name, "baseline", trials, None, None) for name, trials in alone.items()]
         row["tasks"] = task_findings(baseline, None)
         return {
             **row,
             **self._summed(alone),
-            "curves": {name: p["curves"][name] for name, p in zip(alone, parts, strict=True)},
+            "curves": {
+                name: curves([name], [self.run.results[trial] for trial in trials])[name] for name, trials in alone.items()
+            },
         }
 
     def _summed(self, parts: dict[Any, list[Trial]]) -> dict[str, Any]:
@@ -376,7 +375,6 @@ class _Comparison:
         moved: dict[str, Any] | None,
         alone: dict[str, list[Trial]],
         pairs: dict[tuple[str, ...], list[Trial]],
-        joint: list[Trial],
         plain: Trial,
     ) -> tuple[dict[str, Any] | None, dict[tuple[str, ...], list[Trial]] | None]:
         """The suggested grouping, and the trials that trained it (``None`` when it is all together or all apart)."""
@@ -384,7 +382,7 @@ class _Comparison:
             return None, None
         tasks = self.plan.tasks
         groups = [tuple(tasks[i] for i in members) for members in group(decided(moved))]
-        grouping = {"groups": [list(g) for g in groups], "evidence": group_evidence(groups, moved)}
+        grouping = {"groups": [list(g) for g in groups], "evidence": group_evidence(moved)}
         if len(groups) in (1, len(tasks)):
             return grouping, None
         trained = {}
@@ -395,9 +393,7 @@ class _Comparison:
         self.run([trial for trials in trained.values() for trial in trials])
         return grouping, trained
 
-    def _grouped_row(
-        self, groups: Sequence[Sequence[str]], trained: dict[tuple[str, ...], list[Trial]], baseline: Values
-    ) -> dict[str, Any]:
+    def _grouped_row(self, trained: dict[tuple[str, ...], list[Trial]], baseline: Values) -> dict[str, Any]:
         values: dict[str, list[float]] = {}
         for trials in trained.values():
             values |= self._values(trials)
