@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 
@@ -14,9 +13,10 @@ def machine() -> dict[str, Any]:
     import torch
 
     import polytask
+    from polytask.comparison.compare import processor
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -37,12 +37,3 @@ def sentence(about: dict[str, Any]) -> str:
         f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, threads {about['threads']}, load {load}; "
         f"Python {about['python']}, torch {about['torch']}, polytask {about['polytask']}; {about['date']}"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.split(":", 1)[1].split())
-    return platform.processor() or platform.machine()

@@ -435,13 +435,17 @@ class _Comparison:
 
 def machine() -> str:
     """This machine in a line: processor, cores, and the versions that results depend on."""
-    name = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def processor() -> str:
+    """The processor's name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass  # not Linux: the platform's own name has to do
-    return f"{os.cpu_count()} x {name}, Python {platform.python_version()}, torch {torch.__version__}"
+            names = (" ".join(line.split(":", 1)[1].split()) for line in lines if line.startswith("model name"))
+            return next(names, platform.machine())
+    except OSError:  # not Linux: the platform's own name has to do
+        return platform.processor() or platform.machine()
 
 
 def _without_values(found: dict[str, Any]) -> dict[str, Any]:
