@@ -176,15 +176,7 @@ class Run:
         """One optimizer step on the accumulated ``batches``; the losses by task."""
         batches = [to_device(batch, self.fabric.device) for batch in batches]
         values: dict[str, float] = {}
-        if self.fabric.world_size == 1 and len(batches) == 1:
-            losses = self.losses(batches[0])
-            self._note(losses, values, 1)
-            self._forget()
-            if losses:
-                self.balancer.backward(losses, self.shared, self.backward)
-        else:
-            self._forget()
-            self._accumulate(batches, values)
+        self._balance(batches, values)
         if self.clip is not None:
             self._clip(self.clip)
         self.update()
@@ -199,26 +191,45 @@ class Run:
         for parameter in self.owned:
             parameter.grad = None
 
-    def _accumulate(self, batches: Sequence[Any], values: dict[str, float]) -> None:
-        """Gradients of the mean over several batches, or over several processes."""
-        count, shares = len(batches), self._shares(batches)
-        # What compares gradients may write them where DDP does not see it: then they are averaged here, not by DDP.
-        by_hand = self.fabric.world_size > 1 and not isinstance(self.balancer, LossWeighting)
-        for i, batch in enumerate(batches):
-            skip = self.fabric.world_size > 1 and (by_hand or i < count - 1)
-            with self.fabric.no_backward_sync(self.module, enabled=skip):
-                losses = self.losses(batch)
-                there = set(losses)
-                if not there and self.fabric.world_size > 1:
-                    raise InputError(f"process {self.fabric.global_rank} has a batch of no task, expected at least one")
-                losses = losses if shares is None else _weighed(losses, shares[i])
+    def _balance(self, batches: Sequence[Any], values: dict[str, float]) -> None:
+        """Leave the step's gradients, of the mean over its batches and over processes, and add its losses to ``values``."""
+        count, several = len(batches), self.fabric.world_size > 1
+        shares = self._shares(batches) if several or count > 1 else None
+        heard: set[int] = set()
+
+        def evaluate(i: int) -> dict[str, Tensor]:
+            losses = self.losses(batches[i])
+            there = set(losses)
+            if several and not there:
+                raise InputError(f"process {self.fabric.global_rank} has a batch of no task, expected at least one")
+            losses = losses if shares is None else _weighed(losses, shares[i])
+            if i not in heard:  # a balancer may look again, from other weights
+                heard.add(i)
                 self._note(losses, values, count)
-                if not isinstance(self.balancer, LossWeighting):  # the others compare gradients, and here is none
-                    losses = {name: loss for name, loss in losses.items() if name in there}
-                if there:
-                    self.balancer.backward(losses, self.shared, lambda loss: self.backward(loss / count))
-        if self.fabric.world_size > 1:
-            self._average([*self.model.parameters(), *self.learned] if by_hand else self.learned)
+                if len(heard) == 1:
+                    self._forget()
+            if not there or isinstance(self.balancer, LossWeighting):
+                return losses if there else {}
+            return {name: loss for name, loss in losses.items() if name in there}  # the others compare gradients
+
+        def backward(loss: Tensor) -> None:
+            self.backward(loss / count if count > 1 else loss)
+
+        evaluations = [partial(evaluate, i) for i in range(count)]
+        if isinstance(self.balancer, LossWeighting):
+            for i in range(count):
+                with self.fabric.no_backward_sync(self.module, enabled=several and i < count - 1):
+                    self.balancer.step(evaluations[i : i + 1], self.shared, backward)
+            by_hand = self.learned
+        else:
+            # What compares gradients writes them where DDP does not see it: then they are averaged here, not by DDP.
+            with self.fabric.no_backward_sync(self.module, enabled=several):
+                group = torch.distributed.group.WORLD if several else None
+                self.balancer.step(evaluations, self.shared, backward, group)
+            joined = set(map(id, self.shared)) if self.balancer.joins else set()
+            by_hand = [p for p in (*self.model.parameters(), *self.learned) if id(p) not in joined]
+        if several:
+            self._average(by_hand)
 
     def _clip(self, largest: float) -> None:
         if not self.pieces:
