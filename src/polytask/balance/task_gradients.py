@@ -2,48 +2,338 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.distributed import ProcessGroup
+
+from polytask.balance._exchange import join
+from polytask.balance._graph import Segment, edges_of, segments
+from polytask.balance._parts import Dense, Part, held, inner_products, merged, weighted_sum
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a scalar: ``Tensor.backward``, or ``Fabric.backward`` where precision or devices ask for it."""
 
+SMALL = 2**20
+"""Numbers that are held without a thought: below this, more segments and backward passes cost more than the memory."""
+
+_TROUBLE: set[frozenset[str]] = set()
+"""Kinds of nodes that could not be differentiated for all tasks at once: those are taken one task after the other."""
+
 
 class TaskGradients:
-    """The gradients of the tasks' losses on shared parameters."""
+    """The gradients of the tasks' losses on shared parameters, without the ``(K, P)`` matrix of them wherever possible.
 
-    def __init__(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None = None) -> None:
-        self.shared = [p for p in shared if p.requires_grad]
+    For linear layers (attention projections among them), convolutions and embeddings, inner products of gradients follow from
+    what the layer got and what comes back to it for each task; every other parameter's gradients are taken as they are, one
+    parameter's at a time. What comes back is found for all tasks at once. Parameters may be tied, used many times, frozen, or
+    unused by some tasks; nothing is attached to the model.
+
+    `add` also leaves on every other parameter that the losses reach, as the tasks' heads, the gradient of the losses' sum.
+
+    Args:
+        shared: the parameters to take gradients on; frozen ones are left out.
+        processes: those that each add batches of their own, and see the gradients of all: the mean over processes.
+        batches: how often `add` will be called, with losses to be averaged over the calls (their factor is in ``backward``).
+        hold: keep the gradients of each parameter (in their smallest form), as `blocks` and several batches need; otherwise they
+            are let go when their inner products are known, unless they are small, and `write` runs one more backward pass.
+
+    Attributes:
+        losses: the values of the losses by task, the mean over batches and processes, in the order of all that follows.
+    """
+
+    def __init__(
+        self,
+        shared: Sequence[nn.Parameter],
+        processes: ProcessGroup | None = None,
+        batches: int = 1,
+        hold: bool = False,
+    ) -> None:
+        self.shared = [p for p in dict.fromkeys(shared) if p.requires_grad]
         self.processes = processes
-        self.losses: dict[str, float] = {}
-        self.rows: dict[str, list[Tensor]] = {}
+        self.batches = batches
+        self.hold = hold or batches > 1 or processes is not None
+        self.scale = 1.0
+        self._place = {id(p): i for i, p in enumerate(self.shared)}
+        self._names: list[str] = []
+        self._values: dict[str, list[Tensor]] = {}
+        self._parts: dict[int, list[Part]] = {i: [] for i in range(len(self.shared))}
+        self._gramian: Tensor | None = None
+        self._rest: Callable[[Tensor], None] | None = None
+        self._added = 0
+        self._joined = False
+
+    # What a step gives
 
     def add(self, losses: Mapping[str, Tensor], backward: Backward = Tensor.backward) -> None:
-        held = [p.grad for p in self.shared]
-        for name, loss in losses.items():
-            for p in self.shared:
-                p.grad = None
-            torch.autograd.backward(loss, retain_graph=True)
-            self.rows[name] = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.shared]
-            self.losses[name] = float(loss.detach())
-        for p, grad in zip(self.shared, held, strict=True):
-            p.grad = grad
+        """Take the gradients of ``losses``, scalars by task; the graph is kept until this object is gone or has written.
 
-    def jacobian(self) -> Tensor:
-        return torch.stack([torch.cat([g.flatten() for g in row]) for row in self.rows.values()])
+        Args:
+            losses: of one batch.
+            backward: only its factor counts (a loss scale, one over the number of batches); gradients are never taken by it.
+        """
+        if self._added == self.batches:
+            raise ValueError(f"{self.batches} batches are expected, and one more is added: pass batches= at the start")
+        self._added += 1
+        if not losses:
+            return
+        for name, loss in losses.items():
+            self._values.setdefault(name, []).append(loss.detach())
+        self._names = list(self._values)
+        numbers = [self._names.index(name) for name in losses]
+        self.factor = _factor(backward, next(iter(losses.values())))
+        self.scale = self.factor * self.batches
+        _Pass(self, list(losses.values()), numbers).run()
+
+    @property
+    def losses(self) -> dict[str, float]:
+        self._join()
+        if not self._values:
+            return {}
+        values = torch.stack([torch.stack(v).double().sum() for v in self._values.values()]) / self.batches
+        if self.processes is not None:
+            values = self._mean(values)
+        return dict(zip(self._values, values.tolist(), strict=True))
 
     def gramian(self) -> Tensor:
-        jacobian = self.jacobian().double()
-        return (jacobian @ jacobian.T).cpu()
+        """Inner products of the gradients on the shared parameters, ``(K, K)``, float64, on the CPU."""
+        self._join()
+        count = len(self._names)
+        if self._gramian is None:
+            self._gramian = torch.zeros(count, count, dtype=torch.float64)
+            parts = [inner_products(there, count) for there in self._parts.values() if there]
+            if parts:
+                self._gramian = torch.stack(parts).sum(0)
+        gramian = self._gramian.cpu() / self.scale**2
+        return (gramian + gramian.T) / 2
+
+    def blocks(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Each shared parameter with the gradients of all tasks on it, ``(K, p)``; times the loss scale, where there is one."""
+        self._join()
+        if not self.hold:
+            raise ValueError("the gradients are not held: pass hold=True at the start")
+        for i, parameter in enumerate(self.shared):
+            parts = self._parts[i]
+            grads = parameter.new_zeros(len(self._names), parameter.numel())
+            for part in parts:
+                grads[list(part.tasks)] += part.dense().to(grads)
+            yield parameter, grads
+
+    def jacobian(self) -> Tensor:
+        """The gradients of all tasks on all shared parameters, ``(K, P)``: as large as it sounds."""
+        return torch.cat([grads for _, grads in self.blocks()], 1) / self.scale
+
+    # What a step leaves
 
     def write(self, weights: Tensor) -> None:
-        self.write_blocks(lambda jacobian, _: weights.to(jacobian) @ jacobian)
+        """Add ``sum_k weights[k] g_k`` to ``.grad`` of the shared parameters; weights ``(K,)``, those of the first process."""
+        self._join()
+        if not self._names:
+            return
+        device = next(iter(self._values.values()))[0].device
+        weights = weights.to(device, torch.float64)
+        if self.processes is not None:
+            dist.broadcast(weights, group_src=0, group=self.processes)
+        if self._rest is not None:
+            self._rest(weights)
+            return
+        for i, parameter in enumerate(self.shared):
+            if self._parts[i]:
+                _accumulate(parameter, weighted_sum(self._parts[i], weights))
 
     def write_blocks(self, aggregate: Callable[[Tensor, int], Tensor]) -> None:
-        for i, parameter in enumerate(self.shared):
-            rows = torch.stack([row[i] for row in self.rows.values()])
-            grad = aggregate(rows.flatten(1), i).view_as(parameter)
-            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+        """Add ``aggregate(gradients (K, p), number)`` ``(p,)`` of each shared parameter, one after the other, to its ``.grad``."""
+        if not self._names and not self._join():
+            return
+        for i, (parameter, grads) in enumerate(self.blocks()):
+            step = aggregate(grads / self.scale, i) * self.scale
+            if self.processes is not None:
+                dist.broadcast(step, group_src=0, group=self.processes)
+            _accumulate(parameter, step)
+
+    # Several processes
+
+    def _join(self) -> bool:
+        """Make the gradients those of all processes together; whether any task is there."""
+        if self.processes is None or self._joined:
+            return bool(self._names)
+        self._joined = True
+        every: list[list[str]] = [[] for _ in range(dist.get_world_size(self.processes))]
+        dist.all_gather_object(every, self._names, group=self.processes)
+        names = list(dict.fromkeys(name for there in every for name in there))
+        place = {own: names.index(name) for own, name in enumerate(self._names)}
+        mine = [merged(there, len(self._names)) if there else None for there in self._parts.values()]
+        for part in mine:
+            if part is not None:
+                part.tasks = tuple(place[task] for task in part.tasks)
+        zero = torch.zeros((), device=self.shared[0].device)
+        self._values = {name: self._values.get(name, [zero]) for name in names}
+        self._names = names
+        joined = join(mine, self.shared, len(names), self.processes)
+        self._parts = {i: [] if part is None else [part] for i, part in enumerate(joined)}
+        return bool(names)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values, group=self.processes)
+        return values / dist.get_world_size(self.processes)
+
+
+class _Pass:
+    """The backward passes of one batch's losses, segment by segment."""
+
+    def __init__(self, into: TaskGradients, losses: Sequence[Tensor], numbers: Sequence[int]) -> None:
+        self.into, self.losses, self.numbers = into, list(losses), list(numbers)
+        size = sum(p.numel() for p in into.shared)
+        self.segments = segments(losses, into.shared, largest=max(SMALL, size // 2) // max(1, len(losses)))
+        self.hold = into.hold or self._is_small(size)
+        self.sums: list[Tensor] = []
+        # The last segment that uses each parameter: there its gradients are complete.
+        self.last = {place: i for i, segment in enumerate(self.segments) for place in self._shared_in(segment)}
+
+    def run(self) -> None:
+        top, *others = self.segments
+        seeds = self._first(top)
+        self.cut = edges_of(top.bottom), seeds
+        self._finish(0)
+        for i, segment in enumerate(others, 1):
+            seeds = self._segment(segment, seeds)
+            self._finish(i)
+        if not self.hold:
+            self.into._gramian = torch.stack(self.sums).sum(0) if self.sums else None
+            self.into._rest = self._write
+
+    def _shared_in(self, segment: Segment) -> set[int]:
+        used = [*(use.parameter for use in segment.uses), *segment.direct]
+        return {self.into._place[id(p)] for p in used if id(p) in self.into._place}
+
+    def _is_small(self, size: int) -> bool:
+        """Whether what would be held is about as large as the parameters, so that one backward pass can be spared."""
+        count = len(self.losses)
+        total = 0
+        for segment in self.segments:
+            for use in segment.uses:
+                total += min(use.size, use.parameter.numel()) * count
+            total += sum(p.numel() for p in segment.direct if id(p) in self.into._place) * count
+        return total <= (max(SMALL, 3 * size // 2) if SMALL else 0)
+
+    def _first(self, segment: Segment) -> list[Tensor | None]:
+        """The tasks' own parts: each loss by itself. What comes out at the bottom, ``(m, ...)`` for each edge."""
+        edges = [GradientEdge(node, 0) for node in segment.used] + edges_of(segment.bottom)
+        below = len(edges_of(segment.bottom))
+        gathered: list[list[Tensor | None]] = []
+        for number, loss in zip(self.numbers, self.losses, strict=True):
+            if not loss.requires_grad:
+                gathered.append([None] * below)
+                continue
+            inputs = [*edges, *segment.direct]
+            if not inputs:
+                gathered.append([])
+                continue
+            seed = torch.full_like(loss, self.into.factor)
+            if loss.grad_fn is None:
+                found: Sequence[Tensor | None] = [seed if p is loss else None for p in inputs]
+            else:
+                found = torch.autograd.grad(loss, inputs, seed, retain_graph=True, allow_unused=True)
+            self._take(segment, [None if g is None else g[None] for g in found], (number,))
+            gathered.append(list(found[len(edges) - below : len(edges)]))
+        return [_stacked([row[i] for row in gathered]) for i in range(below)]
+
+    def _segment(self, segment: Segment, seeds: Sequence[Tensor | None]) -> list[Tensor | None]:
+        tops = [edge for edge, seed in zip(edges_of(segment.top), seeds, strict=True) if seed is not None]
+        given = [seed for seed in seeds if seed is not None]
+        edges = [GradientEdge(node, 0) for node in segment.used] + edges_of(segment.bottom)
+        inputs = [*edges, *segment.direct]
+        if not tops or not inputs:
+            return [None] * len(edges_of(segment.bottom))
+        found = _for_all_tasks(tops, inputs, given, frozenset(segment.names))
+        self._take(segment, found, tuple(self.numbers))
+        return list(found[len(segment.used) : len(edges)])
+
+    def _take(self, segment: Segment, found: Sequence[Tensor | None], tasks: tuple[int, ...]) -> None:
+        """Turn what came back, ``(m, ...)`` for each input of the segment, into parts; other parameters get theirs."""
+        back = dict(zip(segment.used, found, strict=False))
+        for use in segment.uses:
+            delta = back[use.node]
+            if delta is not None:
+                part = use.make(delta, tasks)
+                self.into._parts[self.into._place[id(use.parameter)]].append(held(part) if self.hold else part)
+        for parameter, grads in zip(segment.direct, found[len(found) - len(segment.direct) :], strict=True):
+            if grads is None:
+                continue
+            place = self.into._place.get(id(parameter))
+            if place is None:
+                _accumulate(parameter, grads[0] if len(grads) == 1 else grads.sum(0))
+            else:
+                self.into._parts[place].append(Dense(grads, tasks))
+
+    def _finish(self, number: int) -> None:
+        """Let the gradients go that are complete, when only their inner products are wanted."""
+        if self.hold:
+            return
+        for place in [place for place, last in self.last.items() if last == number]:
+            if self.into._parts[place]:
+                self.sums.append(inner_products(self.into._parts[place], len(self.into._names)))
+                self.into._parts[place] = []
+
+    def _write(self, weights: Tensor) -> None:
+        """One backward pass, from the tasks' common representation where there is one."""
+        edges, seeds = self.cut
+        shared = [self.into.shared[place] for place in sorted(self.last)]
+        given = [
+            (edge, torch.einsum("k,k...->...", weights.to(s), s))
+            for edge, s in zip(edges, seeds, strict=True)
+            if s is not None
+        ]
+        outputs: list[GradientEdge | Tensor] = [edge for edge, _ in given]
+        values = [seed for _, seed in given]
+        if not edges or self._shared_in(self.segments[0]):
+            outputs = [loss for loss in self.losses if loss.requires_grad]
+            values = [
+                (w * self.into.factor).to(loss)
+                for w, loss in zip(weights[self.numbers], self.losses, strict=True)
+                if loss.requires_grad
+            ]
+        if outputs:
+            for parameter, grad in zip(shared, torch.autograd.grad(outputs, shared, values, allow_unused=True), strict=True):
+                if grad is not None:
+                    _accumulate(parameter, grad)
+
+
+def _for_all_tasks(
+    outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge | Tensor], seeds: Sequence[Tensor], names: frozenset[str]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``inputs`` for each of the stacked ``seeds``, ``(m, ...)``."""
+    if len(seeds[0]) > 1 and names not in _TROUBLE:
+        try:
+            return torch.autograd.grad(outputs, inputs, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True)
+        except RuntimeError:
+            _TROUBLE.add(names)
+    each = [
+        torch.autograd.grad(outputs, inputs, [seed[k] for seed in seeds], retain_graph=True, allow_unused=True)
+        for k in range(len(seeds[0]))
+    ]
+    return tuple(_stacked(list(rows)) for rows in zip(*each, strict=True))
+
+
+def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
+    """``rows`` in one tensor, zeros for what is missing; ``None`` when all are."""
+    there = next((row for row in rows if row is not None), None)
+    return None if there is None else torch.stack([torch.zeros_like(there) if row is None else row for row in rows])
+
+
+def _accumulate(parameter: Tensor, grad: Tensor) -> None:
+    grad = grad.view_as(parameter).to(parameter.dtype)
+    parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+
+
+def _factor(backward: Backward, loss: Tensor) -> float:
+    """What ``backward`` multiplies gradients by."""
+    if backward is Tensor.backward:
+        return 1.0
+    probe = torch.ones((), device=loss.device, requires_grad=True)
+    backward(probe * 1)
+    assert probe.grad is not None
+    return float(probe.grad)
