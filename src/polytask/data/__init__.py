@@ -3,17 +3,37 @@
 from polytask.data.digits import multi_images, multidigits, read_idx
 from polytask.data.examples import Batch, DataSet, Examples, Inputs, to_device
 from polytask.data.mixture import Mixture
+from polytask.data.sampling import (
+    Annealed,
+    AntiCurriculum,
+    Capped,
+    Curriculum,
+    Goal,
+    Promotion,
+    Sampling,
+    Schedule,
+    Temperature,
+)
 from polytask.data.stream import Batches, Loader, Stream, as_stream
 
 __all__ = [
+    "Annealed",
+    "AntiCurriculum",
     "Batch",
     "Batches",
+    "Capped",
+    "Curriculum",
     "DataSet",
     "Examples",
+    "Goal",
     "Inputs",
     "Loader",
     "Mixture",
+    "Promotion",
+    "Sampling",
+    "Schedule",
     "Stream",
+    "Temperature",
     "as_stream",
     "multi_images",
     "multidigits",

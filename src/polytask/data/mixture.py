@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from polytask.data.examples import Inputs
+from polytask.data.sampling import Sampling, Temperature, as_sampling
 from polytask.data.stream import Batches, Stream, as_stream, generator
-from polytask.errors import InputError, suggest
-
-SAMPLING = ("uniform", "proportional", "temperature")
+from polytask.errors import InputError
 
 
 class Mixture:
@@ -25,45 +24,66 @@ class Mixture:
             ``(inputs, {task: target})``.
         sampling: with one task a step, how often a task's turn comes: ``proportional`` to its number of batches (default),
             ``uniform``, or by ``temperature``, ``p_k ~ n_k^(1/T)`` (Arivazhagan et al., *Massively multilingual neural
-            machine translation in the wild*, 2019), which is proportional at ``T = 1`` and uniform as ``T`` grows.
+            machine translation in the wild*, 2019), which is proportional at ``T = 1`` and uniform as ``T`` grows. Or a
+            rule from `polytask.data.sampling`, as ``Capped(limit=500)``; a curriculum also says which tasks take part, with
+            one task a step and with all.
         temperature: ``T`` for ``temperature`` sampling, > 0. Default 5, as in that paper.
         tasks_per_step: ``"one"`` (default) or ``"all"``: each step then has a batch of every task.
         batch_size: of sources that are `Examples`, over all processes together.
         seed: the order of turns is a function of this and the epoch's number.
+        length: steps in an epoch. By default as many as the sources have batches together (``"one"``), or as the longest has
+            (``"all"``), whichever tasks take part.
 
-    An epoch is as many steps as the sources have batches together (``"one"``), or as the longest has (``"all"``); a
-    source that runs out starts again in a new order.
+    A source starts each epoch in a new order, and once more when it runs out.
     """
 
     def __init__(
         self,
         sources: Mapping[str, Any],
-        sampling: str = "proportional",
+        sampling: str | Sampling = "proportional",
         temperature: float = 5.0,
         tasks_per_step: str = "one",
         batch_size: int = 64,
         seed: int = 0,
+        length: int | None = None,
     ) -> None:
         if not sources:
             raise InputError("a mixture of no sources, expected at least one task")
-        if sampling not in SAMPLING:
-            raise InputError(f"unknown sampling {sampling!r}: {suggest(sampling, SAMPLING)}")
-        if not temperature > 0:
-            raise InputError(f"temperature {temperature}, expected a number > 0")
+        Temperature(temperature)  # checked although another rule may be asked for
         if tasks_per_step not in ("one", "all"):
             raise InputError(f"tasks_per_step {tasks_per_step!r}, expected 'one' or 'all'")
+        if length is not None and length < 1:
+            raise InputError(f"length {length}, expected at least 1 step in an epoch")
         self.sources: dict[str, Stream] = {
             name: as_stream(source, batch_size, seed + i) for i, (name, source) in enumerate(sources.items())
         }
-        self.sampling, self.temperature, self.tasks_per_step, self.seed = sampling, temperature, tasks_per_step, seed
+        self.sampling = as_sampling(sampling, temperature)
+        self.tasks_per_step, self.seed, self.length = tasks_per_step, seed, length
+        self.history: Sequence[Mapping[str, Any]] = ()
+        self.weights(0)
 
-    def probabilities(self) -> Tensor:
-        """How often each task's turn comes, ``(K,)``, sums to 1."""
-        sizes = torch.tensor([len(source) for source in self.sources.values()], dtype=torch.float64)
-        power = {"uniform": 0.0, "proportional": 1.0, "temperature": 1 / self.temperature}[self.sampling]
-        return sizes**power / (sizes**power).sum()
+    def hear(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Go by these records of the run from now on. An epoch knows only those up to its start, so it can be repeated."""
+        self.history = tuple(history)
+
+    def weights(self, epoch: int) -> dict[str, float]:
+        """The weights of the tasks that take part in an epoch."""
+        sizes = {name: len(source) for name, source in self.sources.items()}
+        heard = [record for record in self.history if record["epoch"] <= epoch]
+        weights = self.sampling.weights(sizes, epoch, heard)
+        if not all(0 <= weights[name] < float("inf") for name in sizes) or not sum(weights.values()) > 0:
+            raise InputError(f"sampling weights {weights}, expected finite numbers >= 0 that are not all 0")
+        return {name: weights[name] for name in sizes if weights[name] > 0}
+
+    def probabilities(self, epoch: int = 0) -> Tensor:
+        """How often each task's turn comes in an epoch, ``(K,)``, sums to 1."""
+        weights = self.weights(epoch)
+        shares = torch.tensor([weights.get(name, 0.0) for name in self.sources], dtype=torch.float64)
+        return shares / shares.sum()
 
     def __len__(self) -> int:
+        if self.length is not None:
+            return self.length
         sizes = [len(source) for source in self.sources.values()]
         return sum(sizes) if self.tasks_per_step == "one" else max(sizes)
 
@@ -79,15 +99,17 @@ class Mixture:
         return mixture
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[dict[str, tuple[Inputs, Tensor]]]:
-        names = list(self.sources)
+        weights = self.weights(number)
+        names = list(weights)  # never a task without weight, which rounding could draw
         if self.tasks_per_step == "all":
             turns = [names] * len(self)
         else:
             key = generator(self.seed, number)
-            drawn = torch.multinomial(self.probabilities(), len(self), replacement=True, generator=key)
+            shares = torch.tensor(list(weights.values()), dtype=torch.float64)
+            drawn = torch.multinomial(shares, len(self), replacement=True, generator=key)
             turns = [[names[i]] for i in drawn.tolist()]
         skipped = Counter(name for turn in turns[:skip] for name in turn)
-        endless = {name: _endless(source, number, skipped[name]) for name, source in self.sources.items()}
+        endless = {name: _endless(source, number, skipped[name]) for name, source in self.sources.items() if name in weights}
         for turn in turns[skip:]:
             yield {name: _of_task(name, next(endless[name])) for name in turn}
 

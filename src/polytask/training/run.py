@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from polytask.balance import Balancer, LossWeighting, gradient_cosines
 from polytask.data.examples import to_device
+from polytask.data.mixture import Mixture
 from polytask.errors import InputError, TrainingError, suggest
 from polytask.model import Model
 from polytask.training import checkpoint
@@ -140,9 +141,13 @@ class Run:
     ) -> None:
         self.module.train()
         sums, counts = self.sums, self.counts
+        if isinstance(stream, Mixture):
+            _check_metrics(stream.sampling.metrics(), self.judge)
         started = time.perf_counter()
         while self.step < self.total and not self.finished:
             epoch, done = divmod(self.step, per_epoch)
+            if isinstance(stream, Mixture):
+                stream.hear(self.history)
             batches = stream.epoch(epoch, done * self.accumulate)
             for step_batches in _grouped(batches, self.accumulate):
                 values = self._step(step_batches)
@@ -449,6 +454,20 @@ def _set_forward(model: Any, forward: Callable[..., Any] | None) -> None:
     model.__dict__.pop("forward", None)
     if forward is not None:
         model.__dict__["forward"] = forward
+
+
+def _check_metrics(wanted: Mapping[str, str], judge: Judge) -> None:
+    """Raise `InputError` unless the judge's records will have these metrics, by task."""
+    for name, metric in wanted.items():
+        if judge.data is None:
+            raise InputError(f"the curriculum goes by the validation {metric!r} of task {name!r}: give validation data")
+        if judge.monitor == "loss":
+            known = ["loss"]
+        else:
+            known = list(judge.tasks[name].metrics()) if name in judge.judged else []
+        if metric not in known:
+            what = suggest(metric, known) if known else "the validation data has no label for it"
+            raise InputError(f"the curriculum goes by the validation {metric!r} of task {name!r}: {what}")
 
 
 def _scheduler(schedule: str | ScheduleFactory, optimizer: Optimizer, total: int) -> LRScheduler:
