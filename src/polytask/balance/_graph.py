@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -46,7 +46,7 @@ def edges_of(cut: tuple[Node, tuple[int, ...]] | None) -> list[GradientEdge]:
     return [] if cut is None else [GradientEdge(cut[0], output) for output in cut[1]]
 
 
-def segments(losses: Iterable[Tensor], shared: Sequence[Tensor], largest: int) -> list[Segment]:
+def segments(losses: Sequence[Tensor], shared: Sequence[Tensor], largest: int) -> list[Segment]:
     """Cut the graph of ``losses`` where one node separates what is above from what is below.
 
     The first segment ends as early as it can, so that it is the tasks' own parts wherever all share one representation; each
@@ -57,10 +57,10 @@ def segments(losses: Iterable[Tensor], shared: Sequence[Tensor], largest: int) -
         shared: parameters to find; every other leaf is a direct parameter of its segment, too.
         largest: the size at which a segment ends.
     """
-    wanted = {id(p) for p in shared}
+    wanted, count = {id(p) for p in shared}, len(losses)
     roots = list(dict.fromkeys(loss.grad_fn for loss in losses if loss.grad_fn is not None))
     order = _from_losses_to_leaves(roots)
-    found = {node: uses(node, wanted) for node in order}
+    found = {node: uses(node, wanted, count) for node in order}
     direct = _direct_leaves(order, found)
     for node, there in found.items():
         found[node] = [use for use in there if id(use.parameter) not in direct]

@@ -13,6 +13,17 @@ CHUNK = 2**24
 """Numbers of gradients that are made at a time when only their inner products are wanted."""
 
 
+def rows_are_cheaper(rows: int, width: int, out: int, count: int) -> bool:
+    """Whether inner products of a layer's gradients for ``count`` tasks are less work by its rows than by the gradients.
+
+    By rows: ``x x^T``, its product with what comes back for each task, and the products of those. Otherwise: the gradients
+    ``(out, width)`` of each task, and their products.
+    """
+    by_rows = rows * rows * (width + count * out) + count * count * rows * out
+    multiplied_out = count * rows * width * out + count * count * width * out
+    return by_rows < multiplied_out and rows * rows <= max(CHUNK, rows * (width + count * out))
+
+
 @dataclass
 class Dense:
     """The gradients themselves, ``(m, *shape)``, of the ``m`` tasks with the numbers ``tasks``."""
@@ -53,27 +64,34 @@ class Rows:
     def numel(self) -> int:
         return self.x.numel() + self.delta.numel()
 
+    def cheapest(self, count: int) -> Dense | Rows:
+        """These gradients, multiplied out where that is less work for the inner products of ``count`` tasks."""
+        t, width, out = *self.x.shape, self.delta.shape[2]
+        if rows_are_cheaper(t, width, out, count) or count * width * out > 4 * CHUNK:
+            return self
+        return Dense(self.dense(), self.tasks)
+
     def smallest(self) -> Dense | Rows:
         """These gradients, multiplied out where that takes less memory."""
-        m, t, out = self.delta.shape
+        m, _, out = self.delta.shape
         return Dense(self.dense(), self.tasks) if m * out * self.x.shape[1] < self.numel() else self
 
     def dense(self, tasks: slice = slice(None)) -> Tensor:
         x, delta = _one_type(self.x, self.delta[tasks])
-        grads = torch.matmul(x.T, delta) if self.flip else torch.matmul(delta.transpose(1, 2), x)
+        every = x.expand(len(delta), *x.shape)
+        grads = torch.bmm(every.transpose(1, 2), delta) if self.flip else torch.bmm(delta.transpose(1, 2), every)
         return grads.flatten(1)
 
     def gramian(self) -> Tensor:
         x, delta = _one_type(self.x, self.delta)
         m, t, out = delta.shape
         width = x.shape[1]
-        through_rows = t * t * (width + m * out) + m * m * t * out
-        multiplied_out = m * t * width * out + m * m * width * out
-        if through_rows < multiplied_out and t * t <= max(CHUNK, x.numel() + delta.numel()):
-            return delta.flatten(1) @ torch.matmul(x @ x.T, delta).flatten(1).T
+        if rows_are_cheaper(t, width, out, m):
+            return delta.flatten(1) @ torch.bmm((x @ x.T).expand(m, t, t), delta).flatten(1).T
         step = max(1, CHUNK // (m * width))
+        every = x.expand(m, *x.shape)
         chunks = (delta[..., i : i + step].transpose(1, 2) for i in range(0, out, step))
-        return torch.stack([_inner(torch.matmul(chunk, x).flatten(1)) for chunk in chunks]).sum(0)
+        return torch.stack([_inner(torch.bmm(chunk, every).flatten(1)) for chunk in chunks]).sum(0)
 
     def weighted(self, weights: Tensor) -> Tensor:
         x, delta = _one_type(self.x, self.delta)
@@ -108,9 +126,16 @@ class Scattered:
 Part: TypeAlias = Dense | Rows | Scattered
 
 
-def held(part: Part) -> Part:
-    """A part in the form to keep it in."""
-    return part.smallest() if isinstance(part, Rows) else part
+def stacked(parts: Sequence[Part]) -> Part:
+    """The gradients of several tasks from one use of a parameter, each given by itself."""
+    first, tasks = parts[0], tuple(task for part in parts for task in part.tasks)
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Rows):
+        return Rows(first.x, torch.cat([p.delta for p in parts if isinstance(p, Rows)]), tasks, first.flip)
+    if isinstance(first, Scattered):
+        return Scattered(first.rows, torch.cat([p.grads for p in parts if isinstance(p, Scattered)]), tasks, first.length)
+    return Dense(torch.cat([p.grads for p in parts if isinstance(p, Dense)]), tasks)
 
 
 def merged(parts: Sequence[Part], count: int) -> Part:
@@ -122,7 +147,7 @@ def merged(parts: Sequence[Part], count: int) -> Part:
         together = Rows(
             torch.cat([part.x for part in rows]), torch.cat([part.delta for part in rows], 1), rows[0].tasks, rows[0].flip
         )
-        return held(together)
+        return together.smallest()
     first = parts[0].dense(slice(0, 1))
     grads = first.new_zeros(count, first.shape[1])
     for part in parts:

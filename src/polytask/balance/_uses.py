@@ -1,16 +1,18 @@
-"""The layers whose weight gradients follow from what they got and what comes back to them: linear, convolution, embedding."""
+"""Layers whose gradients follow from what they got and what comes back to them: linear, convolution, embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polytask.balance._parts import Dense, Part, Rows, Scattered
+from polytask.balance._parts import Dense, Part, Rows, Scattered, rows_are_cheaper
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Use:
         slot: which of the node's inputs it is.
         parameter: the parameter.
         size: numbers that come back to the node, for one task.
+        rows: how many outer products make up its gradient.
+        one_by_one: whether torch has no way to differentiate it for several tasks at once.
         make: its gradients from what comes back for each of ``m`` tasks, ``(m, *output.shape)``.
     """
 
@@ -29,11 +33,13 @@ class Use:
     slot: int
     parameter: Tensor
     size: int
+    rows: int
+    one_by_one: bool
     make: Callable[[Tensor, tuple[int, ...]], Part]
 
 
-def uses(node: Any, wanted: set[int]) -> list[Use]:
-    """The uses of parameters, given by ``id``, by ``node`` that a formula here covers."""
+def uses(node: Any, wanted: set[int], count: int) -> list[Use]:
+    """The uses of parameters, given by ``id``, by ``node`` that a formula here covers, for ``count`` tasks."""
     kind = _KINDS.get(node.name())
     if kind is None:
         return []
@@ -42,9 +48,12 @@ def uses(node: Any, wanted: set[int]) -> list[Use]:
         parameter = None if child is None else leaf(child)
         if parameter is None or id(parameter[0]) not in wanted:
             continue
-        make = kind(node, slot, *parameter)
+        make = kind(node, slot, *parameter, count)
         if make is not None:
-            found.append(Use(node, slot, parameter[0], prod(_output_shape(node)), make))
+            shape = _output_shape(node)
+            one_by_one = kind is _convolution
+            rows = prod(shape) // (shape[1] if one_by_one else shape[-1])
+            found.append(Use(node, slot, parameter[0], prod(shape), rows, one_by_one, make))
     return found
 
 
@@ -65,7 +74,7 @@ def leaf(node: Any) -> tuple[Tensor, bool] | None:
 Make = Callable[[Tensor, tuple[int, ...]], Part]
 
 
-def _addmm(node: Any, slot: int, parameter: Tensor, flipped: bool) -> Make | None:
+def _addmm(node: Any, slot: int, parameter: Tensor, flipped: bool, count: int) -> Make | None:
     if slot == 0 and node._saved_beta == 1 and not flipped and parameter.ndim == 1:
         return lambda delta, tasks: Dense(delta.sum(1), tasks)
     if slot == 2 and node._saved_alpha == 1:
@@ -73,29 +82,31 @@ def _addmm(node: Any, slot: int, parameter: Tensor, flipped: bool) -> Make | Non
     return None
 
 
-def _mm(node: Any, slot: int, parameter: Tensor, flipped: bool) -> Make | None:
+def _mm(node: Any, slot: int, parameter: Tensor, flipped: bool, count: int) -> Make | None:
     if slot == 1:
         return lambda delta, tasks: Rows(node._saved_self, delta, tasks, flip=not flipped)
     return None
 
 
-def _convolution(node: Any, slot: int, parameter: Tensor, flipped: bool) -> Make | None:
+def _convolution(node: Any, slot: int, parameter: Tensor, flipped: bool, count: int) -> Make | None:
     if flipped:
         return None
     if slot == 2:
         return lambda delta, tasks: Dense(delta.flatten(3).sum((1, 3)), tasks)
-    if slot != 1 or node._saved_groups != 1 or node._saved_transposed:
-        return None
+    shape = _output_shape(node)
+    rows, plain = shape[0] * prod(shape[2:]), node._saved_groups == 1 and not node._saved_transposed
+    if plain and rows_are_cheaper(rows, parameter[0].numel(), len(parameter), count):
+        windows = cache(lambda: _windows(node._saved_input, parameter.shape[2:], node))
+        # (m, N, out, *positions) -> (m, N * positions, out)
+        return lambda delta, tasks: Rows(windows(), delta.flatten(3).transpose(2, 3).flatten(1, 2), tasks)
 
     def make(delta: Tensor, tasks: tuple[int, ...]) -> Part:
-        x = _windows(node._saved_input, parameter.shape[2:], node)
-        # (m, N, out, *L) -> (m, N * L, out)
-        return Rows(x, delta.flatten(3).transpose(2, 3).flatten(1, 2), tasks)
+        return Dense(torch.stack([_weight_gradient(grad, node) for grad in delta]), tasks)
 
     return make
 
 
-def _embedding(node: Any, slot: int, parameter: Tensor, flipped: bool) -> Make | None:
+def _embedding(node: Any, slot: int, parameter: Tensor, flipped: bool, count: int) -> Make | None:
     if flipped or node._saved_scale_grad_by_freq or node._saved_sparse:
         return None
 
@@ -113,12 +124,20 @@ def _embedding(node: Any, slot: int, parameter: Tensor, flipped: bool) -> Make |
     return make
 
 
-_KINDS: dict[str, Callable[[Any, int, Tensor, bool], Make | None]] = {
+_KINDS: dict[str, Callable[[Any, int, Tensor, bool, int], Make | None]] = {
     "AddmmBackward0": _addmm,
     "MmBackward0": _mm,
     "ConvolutionBackward0": _convolution,
     "EmbeddingBackward0": _embedding,
 }
+
+
+def _weight_gradient(grad: Tensor, node: Any) -> Tensor:
+    x, weight = node._saved_input, node._saved_weight
+    settings = [node._saved_stride, node._saved_padding, node._saved_dilation, node._saved_transposed]
+    settings += [node._saved_output_padding, node._saved_groups]
+    found: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, None, *settings, [False, True, False])[1]
+    return found
 
 
 def _windows(x: Tensor, kernel: tuple[int, ...], node: Any) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -12,34 +13,43 @@ from torch.distributed import ProcessGroup
 
 from polytask.balance._exchange import join
 from polytask.balance._graph import Segment, edges_of, segments
-from polytask.balance._parts import Dense, Part, held, inner_products, merged, weighted_sum
+from polytask.balance._parts import Dense, Part, Rows, inner_products, merged, stacked, weighted_sum
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a scalar: ``Tensor.backward``, or ``Fabric.backward`` where precision or devices ask for it."""
 
-SMALL = 2**20
-"""Numbers that are held without a thought: below this, more segments and backward passes cost more than the memory."""
+Found: TypeAlias = tuple[tuple[int, ...], list[Tensor | None]]
+"""Numbers of tasks, and what came back for them."""
+
+SEGMENT = 2**20
+"""Numbers below which it is not worth while to cut a segment in two."""
+
+SMALL = 2**25
+"""Numbers that may be held to spare a backward pass."""
+
+FEW_ROWS = 512
+"""Below this many rows in a layer the processor is faster with those of all tasks in one matrix product."""
 
 _TROUBLE: set[frozenset[str]] = set()
 """Kinds of nodes that could not be differentiated for all tasks at once: those are taken one task after the other."""
 
 
 class TaskGradients:
-    """The gradients of the tasks' losses on shared parameters, without the ``(K, P)`` matrix of them wherever possible.
+    """The gradients of the tasks' losses on shared parameters, without their ``(K, P)`` matrix wherever possible.
 
-    For linear layers (attention projections among them), convolutions and embeddings, inner products of gradients follow from
-    what the layer got and what comes back to it for each task; every other parameter's gradients are taken as they are, one
-    parameter's at a time. What comes back is found for all tasks at once. Parameters may be tied, used many times, frozen, or
-    unused by some tasks; nothing is attached to the model.
+    For linear layers (attention projections among them), convolutions and embeddings, inner products of gradients follow
+    from what the layer got and what comes back to it for each task; other parameters' gradients are taken as they are. Only
+    what one stretch of the network needs is there at a time. Parameters may be tied, used many times, frozen, or unused by
+    some tasks; nothing is attached to the model.
 
     `add` also leaves on every other parameter that the losses reach, as the tasks' heads, the gradient of the losses' sum.
 
     Args:
         shared: the parameters to take gradients on; frozen ones are left out.
         processes: those that each add batches of their own, and see the gradients of all: the mean over processes.
-        batches: how often `add` will be called, with losses to be averaged over the calls (their factor is in ``backward``).
-        hold: keep the gradients of each parameter (in their smallest form), as `blocks` and several batches need; otherwise they
-            are let go when their inner products are known, unless they are small, and `write` runs one more backward pass.
+        batches: how often `add` will be called; losses are averaged over the calls (by ``backward``).
+        hold: keep the gradients of each parameter (in their smallest form), as `blocks` and several batches need; otherwise,
+            unless they are small, they are let go when their inner products are known, and `write` runs one more backward pass.
 
     Attributes:
         losses: the values of the losses by task, the mean over batches and processes, in the order of all that follows.
@@ -111,7 +121,7 @@ class TaskGradients:
         return (gramian + gramian.T) / 2
 
     def blocks(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Each shared parameter with the gradients of all tasks on it, ``(K, p)``; times the loss scale, where there is one."""
+        """Each shared parameter with the gradients of all tasks on it, ``(K, p)``; times the loss scale, if any."""
         self._join()
         if not self.hold:
             raise ValueError("the gradients are not held: pass hold=True at the start")
@@ -129,7 +139,7 @@ class TaskGradients:
     # What a step leaves
 
     def write(self, weights: Tensor) -> None:
-        """Add ``sum_k weights[k] g_k`` to ``.grad`` of the shared parameters; weights ``(K,)``, those of the first process."""
+        """Add ``sum_k weights[k] g_k`` to ``.grad`` of the shared parameters; weights, ``(K,)``, of the first process."""
         self._join()
         if not self._names:
             return
@@ -145,7 +155,7 @@ class TaskGradients:
                 _accumulate(parameter, weighted_sum(self._parts[i], weights))
 
     def write_blocks(self, aggregate: Callable[[Tensor, int], Tensor]) -> None:
-        """Add ``aggregate(gradients (K, p), number)`` ``(p,)`` of each shared parameter, one after the other, to its ``.grad``."""
+        """Add ``aggregate(gradients, number)`` to ``.grad`` of each shared parameter: from ``(K, p)`` make ``(p,)``."""
         if not self._names and not self._join():
             return
         for i, (parameter, grads) in enumerate(self.blocks()):
@@ -187,19 +197,18 @@ class _Pass:
     def __init__(self, into: TaskGradients, losses: Sequence[Tensor], numbers: Sequence[int]) -> None:
         self.into, self.losses, self.numbers = into, list(losses), list(numbers)
         size = sum(p.numel() for p in into.shared)
-        self.segments = segments(losses, into.shared, largest=max(SMALL, size // 2) // max(1, len(losses)))
+        self.segments = segments(losses, into.shared, largest=max(SEGMENT, size // 2) // max(1, len(losses)))
         self.hold = into.hold or self._is_small(size)
         self.sums: list[Tensor] = []
         # The last segment that uses each parameter: there its gradients are complete.
         self.last = {place: i for i, segment in enumerate(self.segments) for place in self._shared_in(segment)}
 
     def run(self) -> None:
-        top, *others = self.segments
-        seeds = self._first(top)
-        self.cut = edges_of(top.bottom), seeds
-        self._finish(0)
-        for i, segment in enumerate(others, 1):
-            seeds = self._segment(segment, seeds)
+        seeds: list[Tensor | None] = []
+        for i, segment in enumerate(self.segments):
+            seeds = self._collect(segment, self._above(segment) if i == 0 else self._below(segment, seeds))
+            if i == 0:
+                self.cut = edges_of(segment.bottom), seeds
             self._finish(i)
         if not self.hold:
             self.into._gramian = torch.stack(self.sums).sum(0) if self.sums else None
@@ -217,60 +226,76 @@ class _Pass:
             for use in segment.uses:
                 total += min(use.size, use.parameter.numel()) * count
             total += sum(p.numel() for p in segment.direct if id(p) in self.into._place) * count
-        return total <= (max(SMALL, 3 * size // 2) if SMALL else 0)
+        return total <= max(SMALL, 3 * size // 2)
 
-    def _first(self, segment: Segment) -> list[Tensor | None]:
-        """The tasks' own parts: each loss by itself. What comes out at the bottom, ``(m, ...)`` for each edge."""
-        edges = [GradientEdge(node, 0) for node in segment.used] + edges_of(segment.bottom)
-        below = len(edges_of(segment.bottom))
-        gathered: list[list[Tensor | None]] = []
+    def _above(self, segment: Segment) -> Iterator[Found]:
+        """Down to the tasks' common representation each loss goes by itself, through parts of its own."""
         for number, loss in zip(self.numbers, self.losses, strict=True):
-            if not loss.requires_grad:
-                gathered.append([None] * below)
-                continue
-            inputs = [*edges, *segment.direct]
-            if not inputs:
-                gathered.append([])
-                continue
-            seed = torch.full_like(loss, self.into.factor)
-            if loss.grad_fn is None:
-                found: Sequence[Tensor | None] = [seed if p is loss else None for p in inputs]
-            else:
-                found = torch.autograd.grad(loss, inputs, seed, retain_graph=True, allow_unused=True)
-            self._take(segment, [None if g is None else g[None] for g in found], (number,))
-            gathered.append(list(found[len(edges) - below : len(edges)]))
-        return [_stacked([row[i] for row in gathered]) for i in range(below)]
+            if loss.requires_grad and loss.grad_fn is not None:
+                yield (number,), self._gradients(segment, [loss], [torch.full_like(loss, self.into.factor)])
 
-    def _segment(self, segment: Segment, seeds: Sequence[Tensor | None]) -> list[Tensor | None]:
-        tops = [edge for edge, seed in zip(edges_of(segment.top), seeds, strict=True) if seed is not None]
-        given = [seed for seed in seeds if seed is not None]
-        edges = [GradientEdge(node, 0) for node in segment.used] + edges_of(segment.bottom)
-        inputs = [*edges, *segment.direct]
-        if not tops or not inputs:
-            return [None] * len(edges_of(segment.bottom))
-        found = _for_all_tasks(tops, inputs, given, frozenset(segment.names))
-        self._take(segment, found, tuple(self.numbers))
-        return list(found[len(segment.used) : len(edges)])
-
-    def _take(self, segment: Segment, found: Sequence[Tensor | None], tasks: tuple[int, ...]) -> None:
-        """Turn what came back, ``(m, ...)`` for each input of the segment, into parts; other parameters get theirs."""
-        back = dict(zip(segment.used, found, strict=False))
-        for use in segment.uses:
-            delta = back[use.node]
-            if delta is not None:
-                part = use.make(delta, tasks)
-                self.into._parts[self.into._place[id(use.parameter)]].append(held(part) if self.hold else part)
-        for parameter, grads in zip(segment.direct, found[len(found) - len(segment.direct) :], strict=True):
-            if grads is None:
-                continue
-            place = self.into._place.get(id(parameter))
-            if place is None:
-                _accumulate(parameter, grads[0] if len(grads) == 1 else grads.sum(0))
+    def _below(self, segment: Segment, seeds: Sequence[Tensor | None]) -> Iterator[Found]:
+        """From there on all tasks go at once, where that is possible and worth while."""
+        there = [(edge, seed) for edge, seed in zip(edges_of(segment.top), seeds, strict=True) if seed is not None]
+        if not there:
+            return
+        edges, given = [edge for edge, _ in there], [seed for _, seed in there]
+        kinds = frozenset(segment.names)
+        many_rows = given[0].device.type == "cpu" and any(use.rows >= FEW_ROWS for use in segment.uses)
+        if len(self.numbers) > 1 and kinds not in _TROUBLE and not many_rows and not any(u.one_by_one for u in segment.uses):
+            try:
+                found = self._gradients(segment, edges, given, at_once=True)
+            except RuntimeError:
+                _TROUBLE.add(kinds)
             else:
-                self.into._parts[place].append(Dense(grads, tasks))
+                yield tuple(self.numbers), found
+                return
+        for k, number in enumerate(self.numbers):
+            yield (number,), self._gradients(segment, edges, [seed[k] for seed in given])
+
+    def _gradients(
+        self, segment: Segment, outputs: Sequence[Any], seeds: Sequence[Tensor], at_once: bool = False
+    ) -> list[Tensor | None]:
+        """What comes back to each use, direct parameter and edge at the bottom of a segment, ``(m, ...)``."""
+        inputs: list[Any] = [*(GradientEdge(node, 0) for node in segment.used), *segment.direct, *edges_of(segment.bottom)]
+        if not inputs:
+            return []
+        found = torch.autograd.grad(outputs, inputs, seeds, retain_graph=True, is_grads_batched=at_once, allow_unused=True)
+        return list(found) if at_once else [None if grads is None else grads[None] for grads in found]
+
+    def _collect(self, segment: Segment, results: Iterable[Found]) -> list[Tensor | None]:
+        """Sort what comes back to parameters; what comes out at the bottom, ``(K, ...)`` for each edge."""
+        used, direct, below = segment.used, segment.direct, len(edges_of(segment.bottom))
+        parts: dict[int, list[Part]] = {}
+        out: list[dict[int, Tensor]] = [{} for _ in range(below)]
+        for tasks, found in results:
+            back = dict(zip(used, found, strict=False))
+            for i, use in enumerate(segment.uses):
+                delta = back[use.node]
+                if delta is not None:
+                    parts.setdefault(i, []).append(self._in_form(use.make(delta, tasks)))
+            for i, (parameter, grads) in enumerate(zip(direct, found[len(used) :], strict=False), len(segment.uses)):
+                if grads is None:
+                    continue
+                if id(parameter) in self.into._place:
+                    parts.setdefault(i, []).append(Dense(grads, tasks))
+                else:
+                    _accumulate(parameter, grads[0] if len(grads) == 1 else grads.sum(0))
+            for rows, grads in zip(out, found[len(found) - below :], strict=True):
+                if grads is not None:
+                    rows.update(zip(tasks, grads.unbind(), strict=True))
+        parameters = [*(use.parameter for use in segment.uses), *direct]
+        for i, there in parts.items():
+            self.into._parts[self.into._place[id(parameters[i])]].append(stacked(there))
+        return [_stacked([rows.get(number) for number in self.numbers]) for rows in out]
+
+    def _in_form(self, part: Part) -> Part:
+        if not isinstance(part, Rows):
+            return part
+        return part.smallest() if self.into.hold else part.cheapest(len(self.losses))
 
     def _finish(self, number: int) -> None:
-        """Let the gradients go that are complete, when only their inner products are wanted."""
+        """Take the inner products of the gradients that are complete, and let these go."""
         if self.hold:
             return
         for place in [place for place, last in self.last.items() if last == number]:
@@ -287,7 +312,7 @@ class _Pass:
             for edge, s in zip(edges, seeds, strict=True)
             if s is not None
         ]
-        outputs: list[GradientEdge | Tensor] = [edge for edge, _ in given]
+        outputs: list[Any] = [edge for edge, _ in given]
         values = [seed for _, seed in given]
         if not edges or self._shared_in(self.segments[0]):
             outputs = [loss for loss in self.losses if loss.requires_grad]
@@ -300,22 +325,6 @@ class _Pass:
             for parameter, grad in zip(shared, torch.autograd.grad(outputs, shared, values, allow_unused=True), strict=True):
                 if grad is not None:
                     _accumulate(parameter, grad)
-
-
-def _for_all_tasks(
-    outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge | Tensor], seeds: Sequence[Tensor], names: frozenset[str]
-) -> tuple[Tensor | None, ...]:
-    """Gradients of ``inputs`` for each of the stacked ``seeds``, ``(m, ...)``."""
-    if len(seeds[0]) > 1 and names not in _TROUBLE:
-        try:
-            return torch.autograd.grad(outputs, inputs, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True)
-        except RuntimeError:
-            _TROUBLE.add(names)
-    each = [
-        torch.autograd.grad(outputs, inputs, [seed[k] for seed in seeds], retain_graph=True, allow_unused=True)
-        for k in range(len(seeds[0]))
-    ]
-    return tuple(_stacked(list(rows)) for rows in zip(*each, strict=True))
 
 
 def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
