@@ -101,14 +101,14 @@ class GradientBalancer(Balancer):
         backward: Backward,
         processes: ProcessGroup | None = None,
     ) -> None:
-        gradients = self.gradients(shared, processes)
+        gradients = self.gradients(shared, processes, len(batches))
         for evaluate in batches:
             gradients.add(evaluate(), backward)
         self.settle(gradients)
 
-    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None) -> TaskGradients:
-        """What collects the gradients of a step."""
-        return TaskGradients(shared, processes)
+    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None, batches: int) -> TaskGradients:
+        """What collects the gradients of a step, and holds those of each parameter until `settle` is done."""
+        return TaskGradients(shared, processes, batches, hold=True)
 
     @abstractmethod
     def settle(self, gradients: TaskGradients) -> None:
@@ -127,7 +127,12 @@ class GramianWeighting(GradientBalancer):
             losses: the values of the losses by task, in the order of the rows; only tasks that are in the step.
         """
 
+    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None, batches: int) -> TaskGradients:
+        return TaskGradients(shared, processes, batches)
+
     def settle(self, gradients: TaskGradients) -> None:
+        if not gradients.losses:
+            return
         gramian = gradients.gramian()
         finite = bool(gramian.isfinite().all())
         # Not finite is an overflow, which the loss scaler has to find in the gradients.

@@ -46,7 +46,7 @@ def edges_of(cut: tuple[Node, tuple[int, ...]] | None) -> list[GradientEdge]:
     return [] if cut is None else [GradientEdge(cut[0], output) for output in cut[1]]
 
 
-def segments(losses: Sequence[Tensor], shared: Sequence[Tensor], largest: int) -> list[Segment]:
+def segments(losses: Sequence[Tensor], shared: Sequence[Tensor], largest: int, own_first: bool = False) -> list[Segment]:
     """Cut the graph of ``losses`` where one node separates what is above from what is below.
 
     The first segment ends as early as it can, so that it is the tasks' own parts wherever all share one representation; each
@@ -56,6 +56,7 @@ def segments(losses: Sequence[Tensor], shared: Sequence[Tensor], largest: int) -
         losses: scalars.
         shared: parameters to find; every other leaf is a direct parameter of its segment, too.
         largest: the size at which a segment ends.
+        own_first: have all uses of other leaves in the first segment.
     """
     wanted, count = {id(p) for p in shared}, len(losses)
     roots = list(dict.fromkeys(loss.grad_fn for loss in losses if loss.grad_fn is not None))
@@ -69,7 +70,8 @@ def segments(losses: Sequence[Tensor], shared: Sequence[Tensor], largest: int) -
     order = _reached(roots, order, below, needed)
 
     remaining = Counter(id(child.variable) for node in order for child, _ in below[node] if _is_leaf(child))
-    spanning: set[int] = set()  # direct parameters with uses on both sides
+    # Direct parameters with uses on both sides of where we are, or that have to be above the first cut.
+    spanning = {key for key in remaining if key not in wanted} if own_first else set()
     open_edges: dict[Node, set[int]] = {root: {0} for root in roots if root in needed}
     parts = [Segment(None)]
     ends = set(roots)

@@ -14,6 +14,8 @@ from torch.distributed import ProcessGroup
 from polytask.balance._exchange import join
 from polytask.balance._graph import Segment, edges_of, segments
 from polytask.balance._parts import Dense, Part, Rows, inner_products, merged, stacked, weighted_sum
+from polytask.balance._sketch import Sketch
+from polytask.errors import InputError
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a scalar: ``Tensor.backward``, or ``Fabric.backward`` where precision or devices ask for it."""
@@ -49,7 +51,11 @@ class TaskGradients:
         processes: those that each add batches of their own, and see the gradients of all: the mean over processes.
         batches: how often `add` will be called; losses are averaged over the calls (by ``backward``).
         hold: keep the gradients of each parameter (in their smallest form), as `blocks` and several batches need; otherwise,
-            unless they are small, they are let go when their inner products are known, and `write` runs one more backward pass.
+            unless they are small, they are let go once their inner products are known, and `write` runs one more pass.
+        by: ``"exact"``; ``"local"``: the mean of each process's own inner products; ``"sketch"``: their estimates from
+            random projections; ``"representation"``: inner products of the gradients on what the tasks last have in common;
+            ``"weights"``: none, only `write`. All but the first are for one batch, and hold nothing. See `Estimated`.
+        sketch: how many random projections.
 
     Attributes:
         losses: the values of the losses by task, the mean over batches and processes, in the order of all that follows.
@@ -61,23 +67,31 @@ class TaskGradients:
         processes: ProcessGroup | None = None,
         batches: int = 1,
         hold: bool = False,
+        by: str = "exact",
+        sketch: int = 1024,
     ) -> None:
         self.shared = [p for p in dict.fromkeys(shared) if p.requires_grad]
         self.processes = processes
         self.batches = batches
-        self.hold = hold or batches > 1 or processes is not None
+        self.by = by
+        self.hold = hold or batches > 1 or (processes is not None and by == "exact")
+        self.in_pieces = any(hasattr(p, "device_mesh") for p in self.shared)
+        self.sketch = Sketch(sketch, self._common_seed()) if by == "sketch" else None
         self.scale = 1.0
         self._place = {id(p): i for i, p in enumerate(self.shared)}
         self._names: list[str] = []
         self._values: dict[str, list[Tensor]] = {}
         self._parts: dict[int, list[Part]] = {i: [] for i in range(len(self.shared))}
         self._gramian: Tensor | None = None
-        self._rest: Callable[[Tensor], None] | None = None
+        self._sketches: Tensor | None = None
+        self._rest: Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]] | None = None
+        self._place_of_own: list[int] = []
         self._added = 0
         self._joined = False
 
     # What a step gives
 
+    @torch.no_grad()
     def add(self, losses: Mapping[str, Tensor], backward: Backward = Tensor.backward) -> None:
         """Take the gradients of ``losses``, scalars by task; the graph is kept until this object is gone or has written.
 
@@ -96,7 +110,7 @@ class TaskGradients:
         numbers = [self._names.index(name) for name in losses]
         self.factor = _factor(backward, next(iter(losses.values())))
         self.scale = self.factor * self.batches
-        _Pass(self, list(losses.values()), numbers).run()
+        _Pass(self, list(losses.values()), numbers, backward).run()
 
     @property
     def losses(self) -> dict[str, float]:
@@ -108,6 +122,7 @@ class TaskGradients:
             values = self._mean(values)
         return dict(zip(self._values, values.tolist(), strict=True))
 
+    @torch.no_grad()
     def gramian(self) -> Tensor:
         """Inner products of the gradients on the shared parameters, ``(K, K)``, float64, on the CPU."""
         self._join()
@@ -117,6 +132,8 @@ class TaskGradients:
             parts = [inner_products(there, count) for there in self._parts.values() if there]
             if parts:
                 self._gramian = torch.stack(parts).sum(0)
+        if self.sketch is not None and self._sketches is not None:
+            self._gramian = self.sketch.gramian(self._sketches)
         gramian = self._gramian.cpu() / self.scale**2
         return (gramian + gramian.T) / 2
 
@@ -128,8 +145,9 @@ class TaskGradients:
         for i, parameter in enumerate(self.shared):
             parts = self._parts[i]
             grads = parameter.new_zeros(len(self._names), parameter.numel())
-            for part in parts:
-                grads[list(part.tasks)] += part.dense().to(grads)
+            with torch.no_grad():
+                for part in parts:
+                    grads[list(part.tasks)] += part.dense().to(grads)
             yield parameter, grads
 
     def jacobian(self) -> Tensor:
@@ -138,6 +156,7 @@ class TaskGradients:
 
     # What a step leaves
 
+    @torch.no_grad()
     def write(self, weights: Tensor) -> None:
         """Add ``sum_k weights[k] g_k`` to ``.grad`` of the shared parameters; weights, ``(K,)``, of the first process."""
         self._join()
@@ -148,12 +167,17 @@ class TaskGradients:
         if self.processes is not None:
             dist.broadcast(weights, group_src=0, group=self.processes)
         if self._rest is not None:
-            self._rest(weights)
-            return
-        for i, parameter in enumerate(self.shared):
-            if self._parts[i]:
-                _accumulate(parameter, weighted_sum(self._parts[i], weights))
+            own = weights if self.by == "exact" or self.processes is None else weights[self._place_of_own]
+            steps = list(self._rest(own))
+            if self.processes is not None and not self.in_pieces:
+                steps = self._averaged(steps)
+        else:
+            there = [(p, parts) for p, parts in zip(self.shared, self._parts.values(), strict=True) if parts]
+            steps = [(parameter, weighted_sum(parts, weights)) for parameter, parts in there]
+        for parameter, step in steps:
+            _accumulate(parameter, step)
 
+    @torch.no_grad()
     def write_blocks(self, aggregate: Callable[[Tensor, int], Tensor]) -> None:
         """Add ``aggregate(gradients, number)`` to ``.grad`` of each shared parameter: from ``(K, p)`` make ``(p,)``."""
         if not self._names and not self._join():
@@ -174,32 +198,62 @@ class TaskGradients:
         every: list[list[str]] = [[] for _ in range(dist.get_world_size(self.processes))]
         dist.all_gather_object(every, self._names, group=self.processes)
         names = list(dict.fromkeys(name for there in every for name in there))
-        place = {own: names.index(name) for own, name in enumerate(self._names)}
-        mine = [merged(there, len(self._names)) if there else None for there in self._parts.values()]
-        for part in mine:
-            if part is not None:
-                part.tasks = tuple(place[task] for task in part.tasks)
+        self._place_of_own = [names.index(name) for name in self._names]
         zero = torch.zeros((), device=self.shared[0].device)
         self._values = {name: self._values.get(name, [zero]) for name in names}
+        mine = [merged(there, len(self._names)) if there else None for there in self._parts.values()]
         self._names = names
-        joined = join(mine, self.shared, len(names), self.processes)
-        self._parts = {i: [] if part is None else [part] for i, part in enumerate(joined)}
+        if self.by == "exact":
+            for part in mine:
+                if part is not None:
+                    part.tasks = tuple(self._place_of_own[task] for task in part.tasks)
+            joined = join(mine, self.shared, len(names), self.processes)
+            self._parts = {i: [] if part is None else [part] for i, part in enumerate(joined)}
+        elif self.sketch is not None:
+            sketches = zero.new_zeros(len(names), self.sketch.size, dtype=torch.float64)
+            if self._sketches is not None:
+                sketches[self._place_of_own] = self._sketches
+            self._sketches = self._mean(sketches)
+        elif self._gramian is not None:
+            place = torch.tensor(self._place_of_own, device=self._gramian.device)
+            whole = self._gramian.new_zeros(len(names), len(names))
+            whole[place[:, None], place] = self._gramian
+            self._gramian = self._mean(whole)
+            if self.by == "representation":  # examples of other processes are other representations: sums are exact
+                self._gramian /= dist.get_world_size(self.processes)
         return bool(names)
 
     def _mean(self, values: Tensor) -> Tensor:
         dist.all_reduce(values, group=self.processes)
         return values / dist.get_world_size(self.processes)
 
+    def _averaged(self, steps: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """The mean over processes of what each adds to the shared parameters."""
+        own = {id(parameter): step for parameter, step in steps}
+        flat = [own[id(p)].flatten().to(p) if id(p) in own else torch.zeros_like(p).flatten() for p in self.shared]
+        mean = torch.split(self._mean(torch.cat(flat)), [p.numel() for p in self.shared])
+        return list(zip(self.shared, mean, strict=True))
+
+    def _common_seed(self) -> int:
+        seed = torch.randint(2**62, ())
+        if self.processes is not None:
+            seed = seed.to(self.shared[0].device)
+            dist.broadcast(seed, group_src=0, group=self.processes)
+        return int(seed)
+
 
 class _Pass:
     """The backward passes of one batch's losses, segment by segment."""
 
-    def __init__(self, into: TaskGradients, losses: Sequence[Tensor], numbers: Sequence[int]) -> None:
+    def __init__(self, into: TaskGradients, losses: Sequence[Tensor], numbers: Sequence[int], backward: Backward) -> None:
+        self.backward = backward
         self.into, self.losses, self.numbers = into, list(losses), list(numbers)
         size = sum(p.numel() for p in into.shared)
-        self.segments = segments(losses, into.shared, largest=max(SEGMENT, size // 2) // max(1, len(losses)))
-        self.hold = into.hold or self._is_small(size)
+        largest = max(SEGMENT, size // 2) // max(1, len(losses))
+        self.segments = segments(losses, into.shared, largest, own_first=into.by in ("representation", "weights"))
+        self.hold = into.hold or (into.by == "exact" and self._is_small(size))
         self.sums: list[Tensor] = []
+        self.sketch = losses[0].new_zeros(len(losses), 0 if into.sketch is None else into.sketch.size, dtype=torch.float64)
         # The last segment that uses each parameter: there its gradients are complete.
         self.last = {place: i for i, segment in enumerate(self.segments) for place in self._shared_in(segment)}
 
@@ -209,10 +263,22 @@ class _Pass:
             seeds = self._collect(segment, self._above(segment) if i == 0 else self._below(segment, seeds))
             if i == 0:
                 self.cut = edges_of(segment.bottom), seeds
+                if self.into.by in ("representation", "weights"):
+                    self.into._parts = {place: [] for place in self.into._parts}
+                    break
             self._finish(i)
-        if not self.hold:
-            self.into._gramian = torch.stack(self.sums).sum(0) if self.sums else None
-            self.into._rest = self._write
+        if self.hold:
+            return
+        self.into._rest = self._through_hooks if self.into.in_pieces else self._rest
+        count = len(self.into._names)
+        if self.into.by == "representation":
+            if (not self.cut[0] or self._shared_in(self.segments[0])) and len(self.losses) > 1:
+                raise InputError("no representation in common lies between the tasks and what they share: use by='exact'")
+            there = [seed.flatten(1) for seed in seeds if seed is not None]
+            self.sums = [Dense(seed, tuple(range(count))).gramian().double() for seed in there]
+        self.into._sketches = self.sketch
+        zero = torch.zeros(count, count, dtype=torch.float64, device=self.losses[0].device)
+        self.into._gramian = torch.stack(self.sums).sum(0) if self.sums else zero
 
     def _shared_in(self, segment: Segment) -> set[int]:
         used = [*(use.parameter for use in segment.uses), *segment.direct]
@@ -258,6 +324,8 @@ class _Pass:
     ) -> list[Tensor | None]:
         """What comes back to each use, direct parameter and edge at the bottom of a segment, ``(m, ...)``."""
         inputs: list[Any] = [*(GradientEdge(node, 0) for node in segment.used), *segment.direct, *edges_of(segment.bottom)]
+        if self.into.in_pieces:  # gradients of the whole parameters, which are only there for a while, are not wanted
+            inputs = edges_of(segment.bottom)
         if not inputs:
             return []
         found = torch.autograd.grad(outputs, inputs, seeds, retain_graph=True, is_grads_batched=at_once, allow_unused=True)
@@ -269,6 +337,8 @@ class _Pass:
         parts: dict[int, list[Part]] = {}
         out: list[dict[int, Tensor]] = [{} for _ in range(below)]
         for tasks, found in results:
+            if self.into.in_pieces:
+                found = [*[None] * (len(used) + len(direct)), *found]
             back = dict(zip(used, found, strict=False))
             for i, use in enumerate(segment.uses):
                 delta = back[use.node]
@@ -292,6 +362,8 @@ class _Pass:
     def _in_form(self, part: Part) -> Part:
         if not isinstance(part, Rows):
             return part
+        if self.into.sketch is not None:
+            return part
         return part.smallest() if self.into.hold else part.cheapest(len(self.losses))
 
     def _finish(self, number: int) -> None:
@@ -299,32 +371,57 @@ class _Pass:
         if self.hold:
             return
         for place in [place for place, last in self.last.items() if last == number]:
-            if self.into._parts[place]:
-                self.sums.append(inner_products(self.into._parts[place], len(self.into._names)))
-                self.into._parts[place] = []
+            parts, sketch = self.into._parts[place], self.into.sketch
+            if sketch is not None:
+                for part in parts:
+                    self.sketch[list(part.tasks)] += sketch.of(part, place, self.into.shared[place].shape)
+            elif parts:
+                self.sums.append(inner_products(parts, len(self.losses)))
+            self.into._parts[place] = []
 
-    def _write(self, weights: Tensor) -> None:
+    def _rest(self, weights: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         """One backward pass, from the tasks' common representation where there is one."""
-        edges, seeds = self.cut
         shared = [self.into.shared[place] for place in sorted(self.last)]
-        given = [
-            (edge, torch.einsum("k,k...->...", weights.to(s), s))
-            for edge, s in zip(edges, seeds, strict=True)
-            if s is not None
-        ]
-        outputs: list[Any] = [edge for edge, _ in given]
-        values = [seed for _, seed in given]
-        if not edges or self._shared_in(self.segments[0]):
-            outputs = [loss for loss in self.losses if loss.requires_grad]
-            values = [
-                (w * self.into.factor).to(loss)
-                for w, loss in zip(weights[self.numbers], self.losses, strict=True)
-                if loss.requires_grad
-            ]
-        if outputs:
-            for parameter, grad in zip(shared, torch.autograd.grad(outputs, shared, values, allow_unused=True), strict=True):
-                if grad is not None:
-                    _accumulate(parameter, grad)
+        outputs: list[Any] = []
+        values: list[Tensor] = []
+        if self.cut[0] and not self._shared_in(self.segments[0]):
+            for edge, seeds in zip(*self.cut, strict=True):
+                if seeds is not None:
+                    outputs.append(edge)
+                    values.append(_weighted(seeds, weights))
+        else:
+            for weight, loss in zip(weights[self.numbers], self.losses, strict=True):
+                if loss.requires_grad:
+                    outputs.append(loss)
+                    values.append((weight * self.into.factor).to(loss))
+        grads = torch.autograd.grad(outputs, shared, values, allow_unused=True) if outputs and shared else ()
+        return [(parameter, grad) for parameter, grad in zip(shared, grads, strict=False) if grad is not None]
+
+    def _through_hooks(self, weights: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """A backward pass as training runs it, for parameters in pieces: their gradients are made and summed by its hooks.
+
+        What comes back to the common representation is put in the place of what the sum of the losses would bring there.
+        """
+        bottom, seeds = self.segments[0].bottom, self.cut[1]
+        if bottom is None:
+            raise InputError("parameters in pieces need a representation that all tasks have in common")
+        node, outputs = bottom
+        instead = {output: _weighted(seed, weights) for output, seed in zip(outputs, seeds, strict=True) if seed is not None}
+
+        def replace(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            return tuple(instead.get(i, grad) for i, grad in enumerate(grads))
+
+        handle = node.register_prehook(replace)
+        try:
+            with torch.enable_grad():
+                self.backward(torch.stack([loss for loss in self.losses if loss.requires_grad]).sum())
+        finally:
+            handle.remove()
+        return []
+
+
+def _weighted(seeds: Tensor, weights: Tensor) -> Tensor:
+    return torch.einsum("k,k...->...", weights.to(seeds), seeds)
 
 
 def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
@@ -342,7 +439,8 @@ def _factor(backward: Backward, loss: Tensor) -> float:
     """What ``backward`` multiplies gradients by."""
     if backward is Tensor.backward:
         return 1.0
-    probe = torch.ones((), device=loss.device, requires_grad=True)
-    backward(probe * 1)
+    with torch.enable_grad():
+        probe = torch.ones((), device=loss.device, requires_grad=True)
+        backward(probe * 1)
     assert probe.grad is not None
     return float(probe.grad)
