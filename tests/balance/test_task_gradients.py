@@ -234,3 +234,87 @@ def _leaves(losses: dict[str, Tensor]) -> list[Tensor]:
             found[id(node.variable)] = node.variable
         stack += [child for child, _ in node.next_functions]
     return list(found.values())
+
+
+@pytest.mark.parametrize("make", [mlp, wide_mlp, tied, separate_batches, lstm], ids=lambda make: make.__name__)
+def test_several_batches_give_what_one_large_batch_gives(make) -> None:
+    net, compute = make()
+    shared = list(net.parameters())
+    first = compute()
+    second = {name: loss.tanh() for name, loss in compute().items() if name != "t0"}  # a task may be missing in a batch
+    jacobian = explicit({name: (loss + second.get(name, 0)) / 2 for name, loss in first.items()}, shared)
+    for p in shared:
+        p.grad = None
+    gradients = TaskGradients(shared, batches=2)
+    for losses in (first, second):
+        gradients.add(losses, lambda loss: (loss * 1024 / 2).backward())
+    torch.testing.assert_close(gradients.gramian(), jacobian @ jacobian.T)
+    weights = torch.randn(len(first))
+    gradients.write(weights)
+    torch.testing.assert_close(written(shared), 1024 * (weights @ jacobian))  # a loss scale is the optimizer's to undo
+    with pytest.raises(ValueError, match="2 batches are expected"):
+        gradients.add(first)
+
+
+def test_a_network_that_was_compiled() -> None:
+    net, compute = mlp()
+    jacobian = explicit(compute(), list(net.parameters()))
+    x, heads = torch.randn(9, 5), _heads(4)
+    compiled = torch.compile(net, backend="aot_eager")
+    with torch._functorch.config.patch(donated_buffer=False):
+        losses = _of(net, lambda: compiled(x), heads)()
+        gradients = TaskGradients(list(net.parameters()))
+        gradients.add(losses)
+        jacobian = explicit(losses, list(net.parameters()))
+        torch.testing.assert_close(gradients.gramian(), jacobian @ jacobian.T)
+        gradients.write(torch.ones(3))
+    torch.testing.assert_close(written(list(net.parameters())), jacobian.sum(0))
+
+
+@pytest.mark.parametrize("make", [mlp, cnn, transformer, tied], ids=lambda make: make.__name__)
+def test_in_mixed_precision_they_are_right_to_that_precision(make) -> None:
+    torch.set_default_dtype(torch.float32)
+    net, compute = make()
+    shared = list(net.parameters())
+    jacobian = explicit(compute(), shared)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = compute()
+    gradients = TaskGradients(shared)
+    gradients.add(losses)
+    gramian = jacobian @ jacobian.T
+    size = gramian.diagonal().sqrt()
+    error = (gradients.gramian() - gramian) / size[:, None] / size
+    assert float(error.abs().max()) < 0.03
+    gradients.write(torch.ones(len(losses)))
+    assert all(p.grad is None or p.grad.dtype == p.dtype for p in shared)
+
+
+def test_what_torch_cannot_batch_is_taken_one_task_after_the_other() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            assert float(grad.sum()) is not None  # reads a number, which no batch of tasks has
+            return 2 * ctx.saved_tensors[0] * grad
+
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
+    x, heads = torch.randn(5, 3), _heads(4)
+    losses = _of(net, lambda: net[1](Square.apply(net[0](x))), heads)()
+    shared = list(net.parameters())
+    gradients = TaskGradients(shared)
+    gradients.add(losses)
+    jacobian = explicit(losses, shared)
+    torch.testing.assert_close(gradients.gramian(), jacobian @ jacobian.T)
+
+
+def test_no_shared_parameter_at_all() -> None:
+    head = nn.Linear(3, 1)
+    gradients = TaskGradients([])
+    gradients.add({"a": head(torch.randn(4, 3)).mean(), "b": torch.tensor(1.0)})
+    assert torch.equal(gradients.gramian(), torch.zeros(2, 2))
+    gradients.write(torch.ones(2))
+    assert head.weight.grad is not None

@@ -18,7 +18,7 @@ from tests.training.small import examples, model, processes, without_time
 from torch import Tensor, nn
 
 import polytask as pt
-from polytask.balance import Balancer, Uncertainty
+from polytask.balance import Balancer, Estimated, Uncertainty, UPGrad
 from polytask.errors import PolytaskError
 from polytask.training import checkpoint, fabric, fit
 
@@ -83,7 +83,9 @@ def balancer(name: str, network: nn.Module) -> Any:
         made = Product()
         made.parameters_of_all = tuple(network.parameters())
         return made
-    return Uncertainty() if name == "uncertainty" else "equal"
+    if name.startswith("estimated by "):
+        return Estimated(UPGrad(), name.removeprefix("estimated by "))
+    return Uncertainty() if name == "uncertainty" else name
 
 
 def ended(fitted: Any, balance: Any = None) -> dict[str, Any]:
@@ -219,6 +221,10 @@ def in_pieces_stopped(rank: int, world: int, out: str) -> dict[str, Any]:
 
 def in_pieces_by_gradients(rank: int, world: int) -> dict[str, Any]:
     return in_pieces(rank, world, None, balance=Product())
+
+
+def in_pieces_by_representation(rank: int, world: int) -> dict[str, Any]:
+    return in_pieces(rank, world, None, balance=Estimated(UPGrad(), "representation"))
 
 
 def adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

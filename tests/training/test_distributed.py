@@ -14,7 +14,7 @@ from tests.training import several
 from tests.training.several import together
 from tests.training.small import distance, examples, model, without_time
 
-from polytask.balance import Uncertainty
+from polytask.balance import Estimated, Uncertainty, UPGrad
 from polytask.training import fit
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def assert_close(histories: list[object]) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("balance", ["equal", "uncertainty"])
+@pytest.mark.parametrize("balance", ["equal", "uncertainty", "upgrad", "trimmed_mean"])
 def test_two_processes_equal_one_on_the_joined_batch(balance: str, accumulate: int, tmp_path: Path) -> None:
     ends = together(several.on_examples, 2, tmp_path, balance, accumulate, None)
     one = several.on_examples(0, 1, balance, 1, None)
@@ -55,6 +55,16 @@ def test_a_balancer_that_writes_gradients_keeps_the_copies_alike(tmp_path: Path)
     ends = together(several.on_examples, 2, tmp_path, "product", 1, None)
     assert distance(ends[0]["model"], ends[1]["model"]) == 0
     assert distance(ends[0]["model"], several.on_examples(0, 1, "equal", 1, None)["model"]) > 1e-3
+
+
+@pytest.mark.parametrize("by", ["representation", "sketch", "local"])
+def test_cheap_gramians_keep_the_copies_alike(by: str, tmp_path: Path) -> None:
+    ends = together(several.on_examples, 2, tmp_path, f"estimated by {by}", 1, None)
+    assert distance(ends[0]["model"], ends[1]["model"]) == 0
+    one = several.on_examples(0, 1, f"estimated by {by}", 1, None)
+    away = distance(ends[0]["model"], one["model"])
+    # The gradients of a representation stand side by side over processes; the others are estimates of another kind.
+    assert away < 1e-6 if by == "representation" else 0 < away < 0.1
 
 
 def test_three_processes_share_a_batch_that_three_does_not_divide(tmp_path: Path) -> None:
@@ -103,6 +113,17 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(counted: bool, tmp_p
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["step"] == 2 and bool(state["model"]["weight"].isfinite().all())
     assert torch.equal(ends[0]["weight"], state["model"]["weight"]) and torch.equal(ends[0]["weight"], ends[1]["weight"])
+
+
+def test_parameters_in_pieces_take_a_gramian_of_the_representation(tmp_path: Path) -> None:
+    ends = together(several.in_pieces_by_representation, 2, tmp_path)
+    network = model()
+    fit(
+        network, examples(96), examples(48, seed=1), **(several.SETTINGS | {"conflicts": False}),
+        balance=Estimated(UPGrad(), "representation"), optimizer=several.adam,
+    )  # fmt: skip
+    for end in ends:
+        assert distance(end["model"], dict(network.state_dict())) < 1e-5
 
 
 def test_parameters_in_pieces_give_what_whole_ones_give_and_resume(tmp_path: Path) -> None:

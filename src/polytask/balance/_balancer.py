@@ -27,11 +27,13 @@ class Balancer(nn.Module):
         scale: ``"sum"`` when the step's size is that of the sum of the losses, ``"mean"`` when it is that of their mean,
             ``"own"`` when the method sets it in another way. A sum and a mean at one learning rate differ in step size by
             the number of tasks; comparisons state it.
+        pieces: whether it works on parameters of which each process has a piece (FSDP).
         joins: whether `step` itself makes the gradients on the shared parameters those of the joined batch of all processes.
     """
 
     scale: ClassVar[str] = "sum"
     joins: ClassVar[bool] = False
+    pieces: bool = False
 
     def prepare(self, tasks: Sequence[str]) -> None:
         """Called once before training with the names of all tasks; creates per-task state."""
@@ -73,6 +75,8 @@ class Balancer(nn.Module):
 
 class LossWeighting(Balancer):
     """A balancer that needs one backward pass: it combines the losses into one."""
+
+    pieces = True
 
     @abstractmethod
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:

@@ -67,6 +67,7 @@ class Estimated(GradientBalancer):
             raise InputError(f"every {every}, momentum {momentum}, sketch {sketch}: expected >= 1, in [0, 1), >= 1")
         self.inner, self.by, self.every, self.momentum, self.sketch = made, by, every, momentum, sketch
         self.scale = made.scale  # type: ignore[misc]
+        self.pieces = by == "representation"
 
     def prepare(self, tasks: Sequence[str]) -> None:
         super().prepare(tasks)

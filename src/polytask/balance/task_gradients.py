@@ -250,7 +250,9 @@ class _Pass:
         self.into, self.losses, self.numbers = into, list(losses), list(numbers)
         size = sum(p.numel() for p in into.shared)
         largest = max(SEGMENT, size // 2) // max(1, len(losses))
-        self.segments = segments(losses, into.shared, largest, own_first=into.by in ("representation", "weights"))
+        self.segments = segments(
+            losses, into.shared, largest, own_first=into.by in ("representation", "weights") and not into.in_pieces
+        )
         self.hold = into.hold or (into.by == "exact" and self._is_small(size))
         self.sums: list[Tensor] = []
         self.sketch = losses[0].new_zeros(len(losses), 0 if into.sketch is None else into.sketch.size, dtype=torch.float64)

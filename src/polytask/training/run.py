@@ -99,8 +99,11 @@ class Run:
         self.pieces = any(hasattr(p, "device_mesh") for p in self.model.parameters())
         if type(fabric.strategy).__name__ == "FSDPStrategy":
             raise InputError("the first version of FSDP: use polytask.training.fabric(strategy='fsdp'), the second")
-        if self.pieces and (self.conflicts or not isinstance(self.balancer, LossWeighting)):
-            raise InputError("parameters in pieces have no gradients to compare: use a loss weighting, and no conflicts")
+        if self.pieces and (self.conflicts or not self.balancer.pieces):
+            raise InputError(
+                "parameters in pieces have no gradients to compare: use a loss weighting, or a Gramian of the representation "
+                "(polytask.balance.Estimated), and no conflicts"
+            )
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -221,15 +224,15 @@ class Run:
             self.backward(loss / count if count > 1 else loss)
 
         evaluations = [partial(evaluate, i) for i in range(count)]
-        if isinstance(self.balancer, LossWeighting):
+        group = torch.distributed.group.WORLD if several else None
+        if isinstance(self.balancer, LossWeighting) or self.pieces:
             for i in range(count):
                 with self.fabric.no_backward_sync(self.module, enabled=several and i < count - 1):
-                    self.balancer.step(evaluations[i : i + 1], self.shared, backward)
+                    self.balancer.step(evaluations[i : i + 1], self.shared, backward, group)
             by_hand = self.learned
         else:
             # What compares gradients writes them where DDP does not see it: then they are averaged here, not by DDP.
             with self.fabric.no_backward_sync(self.module, enabled=several):
-                group = torch.distributed.group.WORLD if several else None
                 self.balancer.step(evaluations, self.shared, backward, group)
             joined = set(map(id, self.shared)) if self.balancer.joins else set()
             by_hand = [p for p in (*self.model.parameters(), *self.learned) if id(p) not in joined]
