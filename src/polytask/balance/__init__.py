@@ -11,14 +11,20 @@ from polytask.balance._balancer import (
 )
 from polytask.balance.conflict import gradient_cosines
 from polytask.balance.equal import Equal
+from polytask.balance.estimated import Estimated
 from polytask.balance.fixed import Fixed
+from polytask.balance.mgda import MGDA
 from polytask.balance.task_gradients import Backward, TaskGradients
+from polytask.balance.torchjd import TorchJD
 from polytask.balance.uncertainty import Uncertainty
+from polytask.balance.upgrad import UPGrad
 
 __all__ = [
+    "MGDA",
     "Backward",
     "Balancer",
     "Equal",
+    "Estimated",
     "Evaluate",
     "Fixed",
     "GradientBalancer",
@@ -26,6 +32,8 @@ __all__ = [
     "JacobianAggregator",
     "LossWeighting",
     "TaskGradients",
+    "TorchJD",
+    "UPGrad",
     "Uncertainty",
     "balancers",
     "gradient_cosines",

@@ -44,7 +44,7 @@ class TaskGradients:
     what one stretch of the network needs is there at a time. Parameters may be tied, used many times, frozen, or unused by
     some tasks; nothing is attached to the model.
 
-    `add` also leaves on every other parameter that the losses reach, as the tasks' heads, the gradient of the losses' sum.
+    `add` leaves on every other parameter that the losses reach, as the tasks' heads, the gradient of the losses' sum.
 
     Args:
         shared: the parameters to take gradients on; frozen ones are left out.
@@ -56,6 +56,7 @@ class TaskGradients:
             random projections; ``"representation"``: inner products of the gradients on what the tasks last have in common;
             ``"weights"``: none, only `write`. All but the first are for one batch, and hold nothing. See `Estimated`.
         sketch: how many random projections.
+        own: whether the tasks' own parameters get their gradients; otherwise `add` leaves nothing anywhere.
 
     Attributes:
         losses: the values of the losses by task, the mean over batches and processes, in the order of all that follows.
@@ -69,11 +70,12 @@ class TaskGradients:
         hold: bool = False,
         by: str = "exact",
         sketch: int = 1024,
+        own: bool = True,
     ) -> None:
         self.shared = [p for p in dict.fromkeys(shared) if p.requires_grad]
         self.processes = processes
         self.batches = batches
-        self.by = by
+        self.by, self.own = by, own
         self.hold = hold or batches > 1 or (processes is not None and by == "exact")
         self.in_pieces = any(hasattr(p, "device_mesh") for p in self.shared)
         self.sketch = Sketch(sketch, self._common_seed()) if by == "sketch" else None
@@ -351,7 +353,7 @@ class _Pass:
                     continue
                 if id(parameter) in self.into._place:
                     parts.setdefault(i, []).append(Dense(grads, tasks))
-                else:
+                elif self.into.own:
                     _accumulate(parameter, grads[0] if len(grads) == 1 else grads.sum(0))
             for rows, grads in zip(out, found[len(found) - below :], strict=True):
                 if grads is not None:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim import Optimizer
 
-from polytask.balance import Balancer, balancers
+from polytask.balance import Balancer, TorchJD, balancers
 from polytask.data.stream import as_stream
 from polytask.errors import InputError
 from polytask.model import Losses
@@ -33,7 +33,7 @@ def fit(
     steps: int | None = None,
     epochs: float | None = None,
     batch_size: int = 64,
-    balance: str | Balancer = "equal",
+    balance: str | torch.nn.Module = "equal",
     optimizer: OptimizerFactory | None = None,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
@@ -63,7 +63,7 @@ def fit(
             weights and stopping early.
         steps, epochs: how long: optimizer steps, or passes over ``train``. 10 epochs when neither is given.
         batch_size: examples in a step, over all processes and accumulated batches (for `Examples`; a loader has its own).
-        balance: a balancer, or its name.
+        balance: a balancer, or its name; or an aggregator of torchjd.
         optimizer: called with parameter groups; AdamW with ``lr`` and ``weight_decay`` by default.
         lr, weight_decay: of the default optimizer.
         schedule: ``"cosine"`` (to 0 at the last step), ``"constant"``, or a function of optimizer and steps.
@@ -156,8 +156,9 @@ def _one_device() -> Any:
     return default_fabric()
 
 
-def _balancer(balance: str | Balancer, model: Any) -> Balancer:
-    balancer = balancers[balance]() if isinstance(balance, str) else balance
+def _balancer(balance: str | torch.nn.Module, model: Any) -> Balancer:
+    named = balancers[balance]() if isinstance(balance, str) else balance
+    balancer = named if isinstance(named, Balancer) else TorchJD(named)
     tasks = getattr(model, "tasks", None)
     names = tuple(tasks) if tasks is not None else ()
     balancer.prepare(names)

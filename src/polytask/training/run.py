@@ -101,8 +101,8 @@ class Run:
             raise InputError("the first version of FSDP: use polytask.training.fabric(strategy='fsdp'), the second")
         if self.pieces and (self.conflicts or not self.balancer.pieces):
             raise InputError(
-                "parameters in pieces have no gradients to compare: use a loss weighting, or a Gramian of the representation "
-                "(polytask.balance.Estimated), and no conflicts"
+                "parameters in pieces have no gradients to compare: use a loss weighting, or inner products of the "
+                "representation (polytask.balance.Estimated), and no conflicts"
             )
         self.step = 0
         self.seconds = 0.0
