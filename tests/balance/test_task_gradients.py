@@ -196,8 +196,8 @@ def written(shared: list[nn.Parameter]) -> Tensor:
 @pytest.mark.parametrize("make", PROBLEMS, ids=lambda make: make.__name__)
 def test_they_are_those_of_the_explicit_jacobian(make, hold: bool, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not small:  # the path of large networks
-        monkeypatch.setattr("polytask.balance.task_gradients.SMALL", 0)
-        monkeypatch.setattr("polytask.balance.task_gradients.SEGMENT", 0)
+        monkeypatch.setattr("polytask.balance._passes.SMALL", 0)
+        monkeypatch.setattr("polytask.balance._passes.SEGMENT", 0)
     net, compute = make()
     shared = [p for p in net.parameters() if p.requires_grad]
     losses = compute()
