@@ -131,7 +131,7 @@ def _projections_beside(matrix: Array, cancelling: Array) -> Array:
     # The multipliers of the gradients taken out may have any sign, until the combination that cancels is added.
     z[held] = -onto - onto[:, rest] @ z[rest]
     z[held] += np.outer(cancelling[held], np.maximum((-z[held] / cancelling[held, None]).max(0), 0))
-    return z
+    return np.maximum(z, 0)
 
 
 def hull_is_zero(matrix: Array) -> tuple[Array, bool]:
