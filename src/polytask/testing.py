@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polytask.balance import Balancer, LossWeighting
+from polytask.balance import Backward, Balancer, LossWeighting
 from polytask.share import Sharing
 from polytask.task import Task
 
@@ -137,12 +137,26 @@ class _Problem:
         for parameter in (*self.parameters(), *balancer.parameters()):
             parameter.grad = None
         torch.manual_seed(seed)
-        balancer.backward(self.losses(names), list(self.shared.parameters()), torch.Tensor.backward)
+        self.step(balancer, names)
         with torch.no_grad():
             for parameter in balancer.parameters():
                 if parameter.grad is not None:
                     parameter.sub_(0.05 * parameter.grad)
         return [None if p.grad is None else p.grad.clone() for p in self.parameters()]
+
+    def step(
+        self, balancer: Balancer, names: Sequence[str] | None = None, backward: Backward = torch.Tensor.backward
+    ) -> int:
+        """A step of one batch; how many times its losses were computed."""
+        looks = 0
+
+        def evaluate() -> dict[str, Tensor]:
+            nonlocal looks
+            looks += 1
+            return self.losses(names)
+
+        balancer.step([evaluate], list(self.shared.parameters()), backward)
+        return looks
 
 
 def _prepared(make: Callable[[], Balancer], tasks: Sequence[str]) -> Balancer:
@@ -174,7 +188,7 @@ def _check_gradients(make: Callable[[], Balancer], problem: _Problem) -> None:
     for parameter in problem.parameters():
         parameter.grad = torch.ones_like(parameter)
     torch.manual_seed(0)
-    fresh.backward(problem.losses(), list(problem.shared.parameters()), backward)
+    problem.step(fresh, backward=backward)
     for parameter, gradient in zip(problem.parameters(), first, strict=True):
         assert parameter.grad is not None and gradient is not None
         torch.testing.assert_close(
@@ -187,6 +201,7 @@ def _check_gradients(make: Callable[[], Balancer], problem: _Problem) -> None:
 def _check_alone(make: Callable[[], Balancer], problem: _Problem) -> None:
     name = problem.names[1]
     alone = problem.gradients(_prepared(make, [name]), [name])
+    looks = problem.step(_prepared(make, [name]), [name])
     for parameter in problem.parameters():
         parameter.grad = None
     problem.losses([name])[name].backward()  # type: ignore[no-untyped-call]
@@ -194,7 +209,9 @@ def _check_alone(make: Callable[[], Balancer], problem: _Problem) -> None:
     got = torch.cat([(torch.zeros_like(plain) if g is None else g).flatten() for g, plain in pairs])
     expected = torch.cat([plain.flatten() for _, plain in pairs])
     cosine = float(torch.nn.functional.cosine_similarity(got, expected, dim=0))
-    assert cosine > 0.9999, f"one task alone: the step has cosine {cosine:.5f} with the plain gradient, expected 1"
+    # Where losses are computed again it is from weights nearby, and the gradient there is a little different.
+    least = 0.9999 if looks == 1 else 0.9
+    assert cosine > least, f"one task alone: the step has cosine {cosine:.5f} with the plain gradient, expected 1"
     ratio = float(got.norm() / expected.norm())
     if make().scale in ("sum", "mean"):
         assert 0.5 <= ratio <= 2, f"one task alone: the step is {ratio:.3g} times the plain gradient, expected about 1"
@@ -255,11 +272,15 @@ def _check_scale(make: Callable[[], Balancer]) -> None:
     # All tasks have one and the same loss: its sum is `count` times as steep as its mean.
     torch.manual_seed(0)
     shared = nn.Linear(5, 1)
-    loss = shared(torch.randn(16, 5)).square().mean()
-    (plain,) = torch.autograd.grad(loss, [shared.weight], retain_graph=True)
+    x = torch.randn(16, 5)
+
+    def losses() -> dict[str, Tensor]:
+        return dict.fromkeys(names, shared(x).square().mean())
+
     names = [f"task{i}" for i in range(count)]
+    (plain,) = torch.autograd.grad(losses()[names[0]], [shared.weight])
     balancer = _prepared(make, names)
-    balancer.backward(dict.fromkeys(names, loss), list(shared.parameters()), torch.Tensor.backward)
+    balancer.step([losses], list(shared.parameters()), torch.Tensor.backward)
     assert shared.weight.grad is not None
     ratio = float(shared.weight.grad.norm() / plain.norm())
     expected = count if scale == "sum" else 1

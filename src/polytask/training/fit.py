@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim import Optimizer
 
-from polytask.balance import Balancer, TorchJD, balancers
+from polytask.balance import Balancer, BilevelWeighting, TorchJD, balancers
 from polytask.data.stream import as_stream
 from polytask.errors import InputError
 from polytask.model import Losses
 from polytask.training.display import Display
 from polytask.training.hardware import fabric as default_fabric
+from polytask.training.held_out import HeldOut, further
 from polytask.training.history import HistoryFile, Listener, TensorBoard
 from polytask.training.judge import Judge
 from polytask.training.run import Fitted, Run, ScheduleFactory
@@ -103,7 +104,8 @@ def fit(
         raise InputError("tensorboard files need a folder: pass out=")
     fabric = fabric or _one_device()
     torch.manual_seed(seed + fabric.global_rank)
-    stream = as_stream(train, batch_size, seed, accumulate, fabric.global_rank, fabric.world_size)
+    share = accumulate, fabric.global_rank, fabric.world_size
+    stream = as_stream(train, batch_size, seed, *share)
     per_epoch = len(stream) // accumulate
     if per_epoch == 0:
         raise InputError(f"an epoch has {len(stream)} batches, expected at least {accumulate}, as many as make a step")
@@ -138,6 +140,11 @@ def fit(
     )
     run.resume()
     with ExitStack() as stack:
+        if isinstance(run.balancer, BilevelWeighting):
+            data = run.balancer.held_out
+            run.held_out = further(stream) if data is None else HeldOut(as_stream(data, batch_size, seed, *share))
+            run.balancer.watch(run.held_out_losses)
+            stack.callback(run.balancer.watch, None)
         heard = list(listeners)
         if fabric.is_global_zero:
             heard += [HistoryFile(run.folder, run.history)] if run.folder else []

@@ -24,6 +24,7 @@ from polytask.errors import InputError, TrainingError, suggest
 from polytask.model import Model
 from polytask.training import checkpoint
 from polytask.training.evaluate import Metrics
+from polytask.training.held_out import HeldOut
 from polytask.training.history import Listener
 from polytask.training.judge import Judge
 
@@ -104,6 +105,8 @@ class Run:
                 "parameters in pieces have no gradients to compare: use a loss weighting, or inner products of the "
                 "representation (polytask.balance.Estimated), and no conflicts"
             )
+        self.held_out: HeldOut | None = None
+        self.looked = 0  # at how many held-out batches in this step
         self.step = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -202,6 +205,7 @@ class Run:
     def _balance(self, batches: Sequence[Any], values: dict[str, float]) -> None:
         """Leave the step's gradients, of the mean over its batches and over processes, and add its losses to ``values``."""
         count, several = len(batches), self.fabric.world_size > 1
+        self.looked = 0
         shares = self._shares(batches) if several or count > 1 else None
         heard: set[int] = set()
 
@@ -238,6 +242,14 @@ class Run:
             by_hand = [p for p in (*self.model.parameters(), *self.learned) if id(p) not in joined]
         if several:
             self._average(by_hand)
+
+    def held_out_losses(self) -> dict[str, Tensor]:
+        """The losses of the next held-out batch of this step; nothing is noted of them."""
+        assert self.held_out is not None
+        number = self.step * self.accumulate + self.looked
+        self.looked += 1
+        losses: dict[str, Tensor] = self.losses(to_device(self.held_out.batch(number), self.fabric.device))
+        return losses
 
     def _clip(self, largest: float) -> None:
         if not self.pieces:

@@ -1,0 +1,147 @@
+"""Balancers: what each does for three tasks or more on three real data sets.
+
+    python benchmarks/balancers.py [--seeds 3] [--out FOLDER]
+
+compares every balancer on overlaid digits, the census table and road scenes, and regenerates ``benchmarks/results/balancers.json``
+and the table in ``docs/verbs/balance.md``. Census and road scenes (CamVid) are read from the folder POLYTASK_DATA. Every method gets
+the same steps and the same learning rates to choose from, on validation data and a seed of its own; figures are of test data.
+Finished trials are kept in ``--out``, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import polytask as pt
+from polytask.comparison import compare
+from polytask.data.table import load_table
+from polytask.files import write_json, write_text
+
+RESULTS = Path(__file__).parent / "results" / "balancers.json"
+PAGE = Path(__file__).parent.parent / "docs" / "verbs" / "balance.md"
+STEPS = {"multidigits": 300, "census": 200, "camvid": 120}
+ROWS = 20_000
+
+
+def multidigits(_: Path) -> pt.DataSet:
+    return pt.multidigits()
+
+
+def census(folder: Path) -> pt.DataSet:
+    """Income above 50,000, never married, and a college degree, of the first 20,000 rows."""
+    from benchmarks.tables import census_income
+
+    frame, targets = census_income(folder)
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / "polytask-census.csv"
+    frame.head(ROWS).write_csv(path)
+    data = load_table(path, targets)
+    return data
+
+
+def camvid(folder: Path) -> pt.DataSet:
+    """Classes, class boundaries and the two chroma channels of road scenes from their luminance, at 24 x 32."""
+    with np.load(folder / "camvid_mini" / "camvid48x64.npz") as arrays:
+        splits = [_scenes(arrays[f"{name}_image"], arrays[f"{name}_label"]) for name in ("train", "val", "test")]
+    tasks = [
+        pt.Task.segmentation("classes", 11),
+        pt.Task.segmentation("boundary", 2),
+        pt.Task.pixel_regression("chroma", 2, scale="standard"),
+    ]
+    return pt.DataSet("camvid", tasks, *splits, encoder=Scenes, settings={"batch_size": 16, "lr": 3e-3})
+
+
+def _scenes(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> pt.Examples:
+    rgb = torch.nn.functional.avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, 2)
+    classes = torch.from_numpy(labels[:, ::2, ::2].astype(np.int64))
+    luminance = (rgb * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    chroma = torch.cat([rgb[:, 2:] - luminance, rgb[:, :1] - luminance], 1)
+    void = classes == 11
+    edge = torch.zeros_like(classes)
+    for axis in (1, 2):
+        here, beyond = classes.narrow(axis, 0, classes.shape[axis] - 1), classes.narrow(axis, 1, classes.shape[axis] - 1)
+        edge.narrow(axis, 0, classes.shape[axis] - 1).logical_or_((here != beyond) & (beyond != 11))
+    missing = pt.task.MISSING
+    targets = {"classes": classes.masked_fill(void, missing), "boundary": edge.masked_fill(void, missing), "chroma": chroma}
+    return pt.Examples(luminance - 0.5, targets)
+
+
+class Scenes(nn.Sequential):
+    """Four convolutions with a view of 15 pixels."""
+
+    width = 32
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = []
+        for ins, outs, gap in ((1, 16, 1), (16, 32, 1), (32, 32, 2), (32, 32, 3)):
+            layers += [nn.Conv2d(ins, outs, 3, padding=gap, dilation=gap), nn.BatchNorm2d(outs), nn.ReLU()]
+        super().__init__(*layers)
+
+
+DATA = {"multidigits": multidigits, "census": census, "camvid": camvid}
+
+
+def table(results: dict[str, Any]) -> str:
+    """One row for each balancer, best mean first."""
+    rows: dict[str, dict[str, Any]] = {}
+    plain: dict[str, float] = {}
+    for name, found in results.items():
+        for row in found["methods"]:
+            if row["kind"] in ("method", "control") and row["delta_m"] is not None:
+                rows.setdefault(row["name"].removeprefix("hard+"), {})[name] = row
+        plain[name] = next(r["step_milliseconds"] for r in found["methods"] if r["name"] == "hard+equal")
+    order = sorted(rows, key=lambda row: -sum(cell["delta_m"]["mean"] for cell in rows[row].values()) / len(rows[row]))
+    lines = ["| balancer | " + " | ".join(results) + " | step time |", "|---|" + "---|" * (len(results) + 1)]
+    for name in order:
+        cells = [_cell(rows[name][data]["delta_m"]) if data in rows[name] else "" for data in results]
+        times = [rows[name][d]["step_milliseconds"] / plain[d] for d in rows[name] if rows[name][d]["step_milliseconds"]]
+        cells.append(f"{np.exp(np.mean(np.log(times))):.2f}" if times else "")
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(found: dict[str, Any]) -> str:
+    return f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Every balancer on three real data sets.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("balancers"))
+    parser.add_argument("--methods", default="all-balancers")
+    options = parser.parse_args()
+    folder = os.environ.get("POLYTASK_DATA")
+    results: dict[str, Any] = {}
+    for name, make in DATA.items():
+        if folder is None and name != "multidigits":
+            print(f"{name}: skipped, POLYTASK_DATA is not set")
+            continue
+        data = make(Path(folder or "."))
+        rate = float(data.settings.get("lr", 1e-3))
+        print(f"{name}: comparing")
+        found = compare(
+            data, options.methods.split(","), seeds=options.seeds, steps=STEPS[name], learning_rates=[rate / 3, rate],
+            weight_trials=4, transfer=False, equal_time=False, out=options.out / name,
+        )  # fmt: skip
+        results[name] = {key: found[key] for key in ("budget", "machine", "methods")}
+    write_json(RESULTS, results)
+    publish(results)
+
+
+def publish(results: dict[str, Any]) -> None:
+    """Put the table into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- measured -->\n")
+    _, _, after = rest.partition("<!-- end -->")
+    write_text(PAGE, f"{before}<!-- measured -->\n{table(results)}\n<!-- end -->{after}")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
