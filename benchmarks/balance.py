@@ -327,7 +327,7 @@ def peer_times(name: str, count: int, jacobians: Sequence[Tensor]) -> float | st
 def exactness(gramians: Sequence[Tensor], mgda: Any, losses: dict[str, float]) -> Row:
     """Squared norms of MGDA's combinations over the least there is, in the worst of ``gramians``.
 
-    ``2 min_k (G w)_k - w^T G w`` of any ``w`` on the simplex bounds the least squared norm from below; polytask's ``w`` is taken.
+    ``2 min_k (G w)_k - w^T G w`` of any ``w`` on the simplex bounds the least squared norm from below; polytask's is taken.
     """
     mgda.prepare(list(losses))
     theirs = torchjd_weights("mgda", len(losses))
@@ -462,7 +462,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "" if value is None else f"**{value}**" if value == "no" else str(value)
 
 

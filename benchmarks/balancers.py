@@ -26,7 +26,7 @@ from polytask.files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results" / "balancers.json"
 PAGE = Path(__file__).parent.parent / "docs" / "verbs" / "balance.md"
-STEPS = {"multidigits": 300, "census": 200, "camvid": 120}
+STEPS = {"multidigits": 200, "census": 60, "camvid": 80}
 ROWS = 20_000
 
 

@@ -29,8 +29,8 @@ class Looks:
     statistics move in the first look only. Only the factor of ``backward`` counts, for half precision's sake.
 
     Args:
-        hold: what of the first look: ``"each"``, the gradient of each task; ``"graph"``, from which `gradient` finds them one
-            by one, in one process and of one batch; or ``"sum"``, only the gradient of the sum of the losses, in one process.
+        hold: what of the first look: ``"each"``, the gradient of each task; ``"graph"``, from which `gradient` finds them
+            one by one, in one process and of one batch; or ``"sum"``, only that of the sum of the losses, in one process.
 
     Attributes:
         names: the tasks in the step, in any process.

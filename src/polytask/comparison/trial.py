@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def step_seconds(trial: Trial, data: DataSet, repeats: int = 15) -> float:
     for batch in _first_batches(data, repeats + 3):
         started = time.perf_counter()
         optimizer.zero_grad()
-        balancer.backward(model.losses(batch), list(model.shared_parameters()), Tensor.backward)
+        balancer.step([partial(model.losses, batch)], list(model.shared_parameters()), Tensor.backward)
         optimizer.step()
         times.append(time.perf_counter() - started)
     return statistics.median(times[3:])
