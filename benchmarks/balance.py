@@ -32,7 +32,8 @@ from benchmarks._machine import machine, sentence
 from benchmarks._steps import STEPS, TORCHJD, Problem, work
 from torch import Tensor
 
-from polytask.balance import GramianWeighting, LossWeighting, balancers
+from polytask.balance import MGDA, Balancer, GramianWeighting, LossWeighting, balancers
+from polytask.balance.flat import FlatRegions
 from polytask.files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,6 +48,8 @@ TURN = 0.1
 """Seconds of calls in one turn."""
 SPENT = 1.5
 """Seconds after which a function gets no more turns."""
+COLD = 3.0
+"""Seconds of a first call above which it counts, as what warms up matters little."""
 
 # Time
 
@@ -59,23 +62,20 @@ def cpu(function: Call, calls: int = 1) -> float:
     return (time.process_time() - started) / calls
 
 
-def in_turns(functions: dict[str, Call], rounds: int = ROUNDS) -> dict[str, float | str]:
-    """CPU seconds of a call of each function, the median of calls in turns; or how it failed.
-
-    The first call warms up, and counts where it took so long that this does not matter.
-    """
+def in_turns(functions: dict[str, Call], rounds: int = ROUNDS) -> dict[str, Any]:
+    """CPU seconds of a call of each function, the median of calls in turns; or how it failed."""
     first: dict[str, float] = {}
-    found: dict[str, float | str] = {}
+    found: dict[str, Any] = {}
     for name, function in functions.items():
         try:
             first[name] = cpu(function)
         except Exception as error:
             found[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    taken: dict[str, list[float]] = {name: [seconds] if seconds > SPENT else [] for name, seconds in first.items()}
+    taken: dict[str, list[float]] = {name: [seconds] if seconds > COLD else [] for name, seconds in first.items()}
     for i in range(rounds):
         names = list(first)
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            if not taken[name] or max(taken[name]) * len(taken[name]) < SPENT:
+            if sum(taken[name]) < SPENT:
                 taken[name].append(cpu(functions[name], max(1, int(TURN / first[name]))))
     return found | {name: statistics.median(values) for name, values in taken.items()}
 
@@ -98,16 +98,16 @@ CASES = {
 }
 PLAIN_BARS = {("MLP 20M", 8): 2.5, ("MLP 20M", 32): 5.5, ("MLP 1M", 8): 4.0, ("MLP 1M", 32): 10.0}
 PEER_BAR = 0.40
-SLOW, SLOWEST = 1.0, 5.0
+SLOW, SLOWEST = 1.0, 2.0
 """Seconds after which a peer that is not near the fastest, and one that is not the fastest, is left out for more tasks."""
 
 
 def steps(quick: bool) -> list[Row]:
-    rows = []
+    rows, rate = [], best_rate()
     for network, counts in {"tiny": (2,)}.items() if quick else CASES.items():
         left_out: set[str] = set()
         for count in counts:
-            row = step(network, count, left_out)
+            row = step(network, count, left_out, rate)
             rows.append(row)
             print(
                 f"  {network}, K = {count}: {row['ratio']:.2f} of the plain step, {row['peer_ratio']:.2f} of torchjd",
@@ -117,8 +117,14 @@ def steps(quick: bool) -> list[Row]:
     return rows
 
 
-def step(network: str, count: int, left_out: set[str]) -> Row:
-    names = [n for n in STEPS if n not in left_out and (not n.startswith("LibMTL") or not network.startswith(("R", "t")))]
+def best_rate() -> float:
+    """FLOPs in a second of this processor's matrix product, at its best."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    return 2 * 2048**3 / min(cpu(partial(torch.mm, a, b)) for _ in range(10))
+
+
+def step(network: str, count: int, left_out: set[str], rate: float) -> Row:
+    names = [name for name in STEPS if name not in left_out and (is_mlp(network) or not name.startswith("LibMTL"))]
     found = in_turns({name: STEPS[name](Problem(network, count)) for name in names})
     seconds = {name: value for name, value in found.items() if isinstance(value, float)}
     fastest = min((name for name in TORCHJD if name in seconds), key=seconds.__getitem__)
@@ -132,8 +138,13 @@ def step(network: str, count: int, left_out: set[str]) -> Row:
         "ratio": seconds["polytask"] / seconds["plain"],
         "peer_ratio": seconds["polytask"] / seconds[fastest],
         "limit": flops["least"] / flops["plain"],
+        "fast_limit": flops["least"] / rate / seconds["plain"],
         "peer_limit": flops["least"] / flops["every"],
     }
+
+
+def is_mlp(network: str) -> bool:
+    return network.startswith(("MLP", "tiny"))
 
 
 def too_slow(row: Row) -> set[str]:
@@ -156,8 +167,9 @@ def beside_plain(rows: Sequence[Row]) -> list[Row]:
             "polytask, ms": row["found"]["polytask"] * 1e3,
             "ratio": row["ratio"],
             **judged(row["ratio"], PLAIN_BARS.get((row["network"], row["K"]))),
-            "limit, by FLOPs": row["limit"],
-            "share of it reached": row["limit"] / row["ratio"],
+            "limit": row["limit"],
+            "limit reached": f"{row['limit'] / row['ratio']:.0%}",
+            "limit at the best rate": row["fast_limit"],
         }
         for row in rows
     ]
@@ -167,17 +179,16 @@ def beside_peers(rows: Sequence[Row]) -> list[Row]:
     peers = [name for name in STEPS if name not in ("plain", "polytask")]
     table = []
     for row in rows:
-        cells = {name: row["found"].get(name, "-") for name in peers}
-        bar = PEER_BAR if row["network"].startswith(("R", "t")) else None
+        found = {name: row["found"].get(name) for name in peers}
         table.append(
             {
                 "network": row["network"],
                 "K": row["K"],
-                **{f"{n}, ms": "fails" if isinstance(c, str) and c != "-" else scaled(c, 1e3) for n, c in cells.items()},
+                **{f"{name}, ms": "fails" if isinstance(v, str) else scaled(v, 1e3) or "-" for name, v in found.items()},
                 "torchjd's fastest": row["fastest"].removeprefix("torchjd "),
                 "polytask / it": row["peer_ratio"],
-                **judged(row["peer_ratio"], bar),
-                "limit / it, by FLOPs": row["peer_limit"],
+                **judged(row["peer_ratio"], None if is_mlp(row["network"]) else PEER_BAR),
+                "limit / it": row["peer_limit"],
             }
         )
     return table
@@ -200,14 +211,20 @@ def failures(rows: Sequence[Row]) -> list[str]:
 # Memory
 
 MEMORY_BAR = 300.0
+MEASURED = (
+    "plain",
+    "polytask",
+    "torchjd autogram.Engine",
+    "torchjd mtl_backward, vmap",
+    "torchjd mtl_backward",
+    "stacking",
+)
 
 
 def memory(quick: bool) -> list[Row]:
     network, count = ("tiny", 2) if quick else ("MLP 20M", 32)
     rows = []
-    for name in STEPS:
-        if name == "LibMTL PCGrad":
-            continue
+    for name in MEASURED:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.balance", "--peak", name, network, str(count)]
         child = subprocess.run(command, capture_output=True, text=True)
         lines = child.stdout.splitlines() if child.returncode == 0 else child.stderr.strip().splitlines()
@@ -271,7 +288,7 @@ def solvers(quick: bool) -> dict[str, list[Row]]:
                     **judged(milliseconds, SOLVER_BARS.get(count)),
                 }
             )
-        exact.append(exactness(gramians, balancers["mgda"](), losses))
+        exact.append(exactness(gramians, losses))
     return {"times": sorted(times, key=lambda row: row["method"]), "exactness": exact}
 
 
@@ -287,7 +304,7 @@ def torchjd_weights(name: str, count: int) -> Callable[[Tensor, Tensor], Tensor]
     if name == "nash":
         aggregator = A.NashMTL(count, max_norm=0.0, update_weights_every=1, optim_niter=20)
         return lambda jacobian, gramian: aggregator(jacobian)
-    weighting = {
+    makers: dict[str, Callable[[], Any]] = {
         "aligned": A.AlignedMTLWeighting,
         "cagrad": lambda: A.CAGradWeighting(0.4),
         "dualproj": A.DualProjWeighting,
@@ -300,10 +317,10 @@ def torchjd_weights(name: str, count: int) -> Callable[[Tensor, Tensor], Tensor]
         "pcgrad": A.PCGradWeighting,
         "sdmgrad": lambda: A.SDMGradWeighting(0.3),
         "upgrad": A.UPGradWeighting,
-    }.get(name)
-    if weighting is None:
+    }
+    if name not in makers:
         return None
-    made = weighting()
+    made = makers[name]()
     return lambda jacobian, gramian: made(gramian)
 
 
@@ -324,11 +341,12 @@ def peer_times(name: str, count: int, jacobians: Sequence[Tensor]) -> float | st
     return statistics.median(taken)
 
 
-def exactness(gramians: Sequence[Tensor], mgda: Any, losses: dict[str, float]) -> Row:
+def exactness(gramians: Sequence[Tensor], losses: dict[str, float]) -> Row:
     """Squared norms of MGDA's combinations over the least there is, in the worst of ``gramians``.
 
     ``2 min_k (G w)_k - w^T G w`` of any ``w`` on the simplex bounds the least squared norm from below; polytask's is taken.
     """
+    mgda = MGDA()
     mgda.prepare(list(losses))
     theirs = torchjd_weights("mgda", len(losses))
     assert theirs is not None
@@ -397,8 +415,6 @@ def training_step(network: str, count: int, name: str | None) -> Call:
 
 
 def flat(quick: bool) -> list[Row]:
-    from polytask.balance.flat import FlatRegions
-
     rows = []
     for network, count in [("tiny", 2)] if quick else [("MLP 1M", 2), ("MLP 1M", 8), ("ResNet 1M", 2), ("ResNet 1M", 8)]:
         functions: dict[str, Call] = {"passes": necessary_passes(Problem(network, count))}
@@ -421,7 +437,7 @@ def flat(quick: bool) -> list[Row]:
     return rows
 
 
-def flat_step(problem: Problem, balancer: Any) -> Call:
+def flat_step(problem: Problem, balancer: Balancer) -> Call:
     balancer.prepare(list(problem.heads))
 
     def step() -> None:
@@ -501,7 +517,9 @@ def steps_page(rows: list[Row]) -> list[Section]:
     limit = (
         "The limit counts FLOPs: a forward pass, for each task a pass back through the layers that makes no gradient of a "
         "weight, each layer's inner products in the cheaper order, and a whole backward pass; or, where that is less, the "
-        "gradients of all tasks and their products."
+        "gradients of all tasks and their products. It is a multiple of the plain step's FLOPs; reached is limit / ratio, "
+        "more than 100 % where larger matrices run faster. The limit at the best rate is the time of those FLOPs at the "
+        "speed of a large matrix product, as a multiple of the plain step's time."
     )
     beside = "A linear head and a squared error for each of K tasks; the step is UPGrad's, its solver included. " + limit
     peers = [
@@ -509,7 +527,7 @@ def steps_page(rows: list[Row]) -> list[Section]:
         "(`parallel_chunk_size=1`), or all tasks at once (vmap), with `optimize_gramian_computation=True`; stacking is one "
         "call of autograd for each task, into one matrix. A dash: slow with fewer tasks (more than "
         f"{SLOW:g} s and 1.15 times torchjd's fastest, or more than {SLOWEST:g} s), or, for LibMTL, not an MLP. The last "
-        "column is the limit over the counted FLOPs of torchjd's `mtl_backward`, which makes the gradients of all tasks.",
+        "column is the limit over the FLOPs of the gradients of all tasks and their products, which torchjd computes.",
         *failures(rows),
     ]
     return [

@@ -2,10 +2,10 @@
 
     python benchmarks/balancers.py [--seeds 3] [--out FOLDER]
 
-compares every balancer on overlaid digits, the census table and road scenes, and regenerates ``benchmarks/results/balancers.json``
-and the table in ``docs/verbs/balance.md``. Census and road scenes (CamVid) are read from the folder POLYTASK_DATA. Every method gets
-the same steps and the same learning rates to choose from, on validation data and a seed of its own; figures are of test data.
-Finished trials are kept in ``--out``, so that a run that was stopped goes on.
+compares every balancer on overlaid digits, the census table and road scenes, and regenerates the table in
+``docs/verbs/balance.md`` and ``benchmarks/results/balancers.json``. Census and road scenes (CamVid) are read from the folder
+POLYTASK_DATA. Every method gets the same steps and the same learning rates to choose from, on validation data and a seed of
+its own; figures are of test data. Finished trials are kept in ``--out``, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def table(results: dict[str, Any]) -> str:
     plain: dict[str, float] = {}
     for name, found in results.items():
         for row in found["methods"]:
-            if row["kind"] in ("method", "control") and row["delta_m"] is not None:
+            if row["role"] in ("method", "control") and row["delta_m"] is not None:
                 rows.setdefault(row["name"].removeprefix("hard+"), {})[name] = row
         plain[name] = next(r["step_milliseconds"] for r in found["methods"] if r["name"] == "hard+equal")
     order = sorted(rows, key=lambda row: -sum(cell["delta_m"]["mean"] for cell in rows[row].values()) / len(rows[row]))
@@ -107,7 +107,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _cell(found: dict[str, Any]) -> str:
-    return f"{found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]"
+    return f"{100 * found['mean']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
 
 
 def main() -> None:

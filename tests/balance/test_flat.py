@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 import polytask as pt
-from polytask.balance import Balancer, Estimated, Fixed, GramianWeighting, Uncertainty, balancers
+from polytask.balance import Balancer, Estimated, Fixed, GramianWeighting, JacobianAggregator, Uncertainty, balancers
 from polytask.balance.cagrad import CAGrad
 from polytask.balance.flat import FlatRegions, HeldGradients
 from polytask.balance.perturb import frozen_statistics, moved, perturbation, reached
@@ -405,6 +405,20 @@ def test_an_overflow_at_the_perturbed_weights_reaches_the_loss_scaler(make: Make
     scaler.step(optimizer)
     scaler.update()
     assert cliff.w.item() == 1.0 and scaler.get_scale() == 2.0**9
+
+
+class Blind(JacobianAggregator):
+    """Leaves out what is not finite, and so would hide an overflow."""
+
+    def aggregate(self, jacobian: Tensor, losses: Mapping[str, float], block: int) -> Tensor:
+        return jacobian.nan_to_num(0, 0, 0).sum(0)
+
+
+def test_a_balancer_is_not_asked_about_an_overflow_that_it_could_hide() -> None:
+    cliff, balancer = Cliff(), FlatRegions(Blind(), 0.1)
+    balancer.prepare(["a", "b"])
+    balancer.step([cliff.losses], [cliff.w], torch.Tensor.backward)
+    assert cliff.w.grad is not None and not cliff.w.grad.isfinite().any()
 
 
 @pytest.mark.parametrize("split", [True, False])

@@ -50,7 +50,9 @@ def cnn() -> Problem:
 
 
 def one_dimension() -> Problem:
-    net = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 3, 2, stride=2), nn.Flatten(), nn.Linear(12, 5))
+    net = nn.Sequential(
+        nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv1d(4, 3, 2, stride=2), nn.Flatten(), nn.Linear(12, 5)
+    )
     x = torch.randn(4, 2, 8)
     return net, _of(net, lambda: net(x), _heads(5))
 
@@ -183,7 +185,11 @@ def explicit(losses: dict[str, Tensor], shared: list[nn.Parameter]) -> Tensor:
     rows = []
     for loss in losses.values():
         grads = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
-        rows.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(shared, grads)]))
+        rows.append(
+            torch.cat(
+                [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(shared, grads, strict=True)]
+            )
+        )
     return torch.stack(rows)
 
 
@@ -196,8 +202,8 @@ def written(shared: list[nn.Parameter]) -> Tensor:
 @pytest.mark.parametrize("make", PROBLEMS, ids=lambda make: make.__name__)
 def test_they_are_those_of_the_explicit_jacobian(make, hold: bool, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not small:  # the path of large networks
-        monkeypatch.setattr("polytask.balance._passes.SMALL", 0)
-        monkeypatch.setattr("polytask.balance._passes.SEGMENT", 0)
+        monkeypatch.setattr("polytask.balance.engine.passes.SMALL", 0)
+        monkeypatch.setattr("polytask.balance.engine.passes.SEGMENT", 0)
     net, compute = make()
     shared = [p for p in net.parameters() if p.requires_grad]
     losses = compute()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import polytask as pt
+from polytask.balance import balancers
 from polytask.comparison.trial import Trial, arrays, fingerprint, from_arrays, run_trial, step_seconds, training_memory
 
 DATA = pt.multidigits(("left", "ink"), size=128)
@@ -68,3 +69,10 @@ def test_training_memory_counts_weights_four_times_and_grows_with_the_batch() ->
 
 def test_a_step_takes_time() -> None:
     assert step_seconds(TRIAL, DATA, repeats=2) > 0
+
+
+@pytest.mark.parametrize("balance", balancers)
+def test_every_balancer_can_be_compared(balance: str) -> None:
+    trial = replace(TRIAL, balance=balance, steps=4)
+    assert step_seconds(trial, DATA, repeats=1) > 0
+    assert run_trial(trial, DATA)["test"]

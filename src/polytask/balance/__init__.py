@@ -19,6 +19,8 @@ from polytask.balance.db_mtl import DBMTL
 from polytask.balance.db_mtl_loss import LogLosses
 from polytask.balance.dualproj import DualProj
 from polytask.balance.dwa import DWA
+from polytask.balance.engine.passes import Backward
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.balance.equal import Equal
 from polytask.balance.estimated import Estimated, mgda_ub
 from polytask.balance.excess import ExcessMTL
@@ -45,7 +47,6 @@ from polytask.balance.rlw import RLW
 from polytask.balance.sam import SAM, asam
 from polytask.balance.sdmgrad import SDMGrad
 from polytask.balance.stch import STCH
-from polytask.balance.task_gradients import Backward, TaskGradients
 from polytask.balance.torchjd import TorchJD
 from polytask.balance.trimmed_mean import TrimmedMean
 from polytask.balance.uncertainty import Uncertainty

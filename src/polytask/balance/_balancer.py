@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from polytask.balance.task_gradients import Backward, TaskGradients
+from polytask.balance.engine.passes import Backward
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.register import Register
 
 Evaluate = Callable[[], Mapping[str, Tensor]]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Evaluate
-from polytask.balance._passes import Backward
 from polytask.balance._per_task import PerTask
+from polytask.balance.engine.passes import Backward
 
 Gradients = list[Tensor]
 """A tensor for each parameter."""

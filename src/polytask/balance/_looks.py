@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Evaluate
-from polytask.balance._passes import Backward, factor
+from polytask.balance.engine.passes import Backward, factor
 from polytask.balance.perturb import Randomness, ascent, frozen_statistics, moved, reached
 from polytask.errors import InputError
 

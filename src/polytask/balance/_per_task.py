@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Balancer, Evaluate
-from polytask.balance._passes import Backward
+from polytask.balance.engine.passes import Backward
 from polytask.errors import InputError, TrainingError
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance._balancer import GradientBalancer
-from polytask.balance.task_gradients import TaskGradients
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.errors import InputError
 
 

@@ -17,8 +17,8 @@ from polytask.balance._bilevel import (
     slopes,
     slopes_by_difference,
 )
-from polytask.balance._passes import Backward
 from polytask.balance._per_task import Learned, positive_setting
+from polytask.balance.engine.passes import Backward
 from polytask.errors import InputError, suggest
 
 

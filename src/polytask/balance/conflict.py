@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from polytask.balance.task_gradients import TaskGradients
+from polytask.balance.engine.task_gradients import TaskGradients
 
 
 def gradient_cosines(losses: Mapping[str, Tensor], shared: Sequence[nn.Parameter]) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Evaluate, balancers
-from polytask.balance._passes import Backward
 from polytask.balance._tracked import TrackingBalancer
-from polytask.balance.task_gradients import TaskGradients
+from polytask.balance.engine.passes import Backward
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.errors import InputError
 
 SMALL = 1e-8

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Evaluate, GradientBalancer, GramianWeighting, balancers
+from polytask.balance.engine.passes import Backward
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.balance.mgda import MGDA
-from polytask.balance.task_gradients import Backward, TaskGradients
 from polytask.errors import InputError
 
 By = Literal["exact", "representation", "sketch", "local"]

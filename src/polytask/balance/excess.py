@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polytask.balance._balancer import GradientBalancer, balancers
 from polytask.balance._per_task import PerTask, positive_setting
-from polytask.balance.task_gradients import TaskGradients
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.errors import InputError
 
 TINY = 1e-7

@@ -12,11 +12,11 @@ from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Balancer, Evaluate, GradientBalancer, LossWeighting, balancers
 from polytask.balance._looks import Gradient, Looks, accumulate
-from polytask.balance._parts import Dense
-from polytask.balance._passes import Backward
 from polytask.balance._per_task import PerTask
+from polytask.balance.engine.parts import Dense
+from polytask.balance.engine.passes import Backward
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.balance.perturb import radius
-from polytask.balance.task_gradients import TaskGradients
 from polytask.errors import InputError
 
 Norm = Literal["joint", "separate"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from polytask.balance._balancer import Evaluate, balancers
 from polytask.balance._bilevel import BilevelWeighting, Gradients, dot, gradients, moved, parameters_of
-from polytask.balance._passes import Backward
 from polytask.balance._per_task import Learned, positive_setting
+from polytask.balance.engine.passes import Backward
 from polytask.balance.solvers import Array
 from polytask.errors import InputError
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance._balancer import balancers
-from polytask.balance._passes import Backward
 from polytask.balance._per_task import Learned, PerTask, positive_setting
+from polytask.balance.engine.passes import Backward
 from polytask.errors import InputError
 
 

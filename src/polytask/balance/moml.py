@@ -10,8 +10,8 @@ from torch import Tensor
 
 from polytask.balance._balancer import Evaluate, balancers
 from polytask.balance._bilevel import BilevelWeighting, gradients, moved, parameters_of, slopes
-from polytask.balance._passes import Backward
 from polytask.balance._per_task import Learned, positive_setting
+from polytask.balance.engine.passes import Backward
 from polytask.balance.solvers import cosines, min_norm
 
 

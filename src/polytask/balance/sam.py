@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Balancer, Evaluate, balancers
 from polytask.balance._looks import Looks
-from polytask.balance._passes import Backward
+from polytask.balance.engine.passes import Backward
 from polytask.balance.perturb import frozen_statistics, moved, radius
 from polytask.errors import InputError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import GradientBalancer
-from polytask.balance.task_gradients import TaskGradients
+from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.errors import InputError
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class LeNet(nn.Sequential):
-    """``(N, 1, 36, 36)`` -> ``(N, 50)``: two convolutions with pooling, one linear layer; 31,600 parameters hold nothing back."""
+    """``(N, 1, 36, 36)`` -> ``(N, 50)``: two convolutions with pooling, one linear layer."""
 
     width = 50
 
@@ -19,8 +19,10 @@ class LeNet(nn.Sequential):
 
 
 class ResNet18(nn.Sequential):
-    """``(N, 1, H, W)`` -> ``(N, 100)``: He, Zhang, Ren and Sun, *Deep residual learning for image recognition*, CVPR 2016, with a
-    stem for one channel and a linear layer of 100 in the place of the classifier."""
+    """``(N, 1, H, W)`` -> ``(N, 100)``: with a stem for one channel, and a linear layer of 100 in place of the classifier.
+
+    He, Zhang, Ren and Sun, *Deep residual learning for image recognition*, CVPR 2016.
+    """
 
     width = 100
 

@@ -13,9 +13,9 @@ from polytask.model import Losses
 def sharpness(model: Losses, batch: Any, rho: float = 0.05, adaptive: bool = False) -> dict[str, float]:
     """For each task how much its loss on ``batch`` rises, to first order the most, within ``rho`` of the weights.
 
-    ``L_k(w + e_k) - L_k(w)`` with ``e_k = rho v / |v|`` for the gradient ``v`` of ``L_k`` on all parameters that it reaches; see
-    `polytask.balance.perturb.perturbation` for ``adaptive``. 0 where the gradient vanishes. The weights end with the bits that
-    they had. Call ``eval()`` on a model with batch norms or dropout first: this function does not change the mode.
+    ``L_k(w + e_k) - L_k(w)`` with ``e_k = rho v / |v|`` for the gradient ``v`` of ``L_k`` on all parameters that it reaches;
+    `polytask.balance.perturb.perturbation` says what ``adaptive`` does. 0 where the gradient vanishes. The weights end with
+    the bits that they had. Call ``eval()`` on a model with batch norms or dropout first: the mode stays as it is.
     """
     found = {}
     for name, loss in model.losses(batch).items():

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from polytask.balance._parts import Part, Rows, Scattered
+from polytask.balance.engine.parts import Part, Rows, Scattered
 
 
 class Sketch:

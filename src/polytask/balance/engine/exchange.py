@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from polytask.balance._parts import Dense, Part, Rows
+from polytask.balance.engine.parts import Dense, Part, Rows
 
 
 def join(parts: Sequence[Part | None], shared: Sequence[Tensor], count: int, processes: ProcessGroup) -> list[Part | None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polytask.balance._parts import Dense, Part, Rows, Scattered, rows_are_cheaper
+from polytask.balance.engine.parts import Dense, Part, Rows, Scattered, rows_are_cheaper
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from polytask.balance._exchange import join
-from polytask.balance._parts import Part, inner_products, merged, weighted_sum
-from polytask.balance._passes import Backward, Pass, accumulate
-from polytask.balance._sketch import Sketch
+from polytask.balance.engine.exchange import join
+from polytask.balance.engine.parts import Part, inner_products, merged, weighted_sum
+from polytask.balance.engine.passes import Backward, Pass, accumulate
+from polytask.balance.engine.sketch import Sketch
 
 
 class TaskGradients:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from polytask.balance._graph import Segment, edges_of, segments
-from polytask.balance._parts import Dense, Part, Rows, inner_products, stacked
-from polytask.balance._sketch import Sketch
+from polytask.balance.engine.graph import Segment, edges_of, segments
+from polytask.balance.engine.parts import Dense, Part, Rows, inner_products, stacked
+from polytask.balance.engine.sketch import Sketch
 from polytask.errors import InputError
 
 Backward = Callable[[Tensor], None]

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from polytask.balance._uses import Use, leaf, uses
+from polytask.balance.engine.uses import Use, leaf, uses
 
 Node: TypeAlias = Any
 """A node of autograd's graph: ``torch.autograd.graph.Node``, whose subclasses are made when torch runs."""

@@ -1,0 +1,1 @@
+"""Task gradients without their Jacobian: from autograd's graph to inner products and weighted sums."""
