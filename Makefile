@@ -27,7 +27,7 @@ lint: install  ## format the code and mend what the linter can
 
 bench: install  ## measure polytask beside its peers, as ratios
 	@echo "Measuring polytask beside its peers."
-	@for script in benchmarks/[!_]*.py; do echo $$script; $(BIN)/python $$script || exit; done
+	@$(BIN)/python -m benchmarks
 
 reproduce: install  ## run the claims of every written paper: writes claims/
 	@echo "Running the claims of every written paper."

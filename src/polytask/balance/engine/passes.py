@@ -20,6 +20,9 @@ Backward = Callable[[Tensor], None]
 Found: TypeAlias = tuple[tuple[int, ...], list[Tensor | None]]
 """Numbers of tasks, and what came back for them."""
 
+ByTask: TypeAlias = dict[int, Tensor]
+"""What comes back at one edge of the graph, by the tasks' numbers."""
+
 SEGMENT = 2**20
 """Numbers below which it is not worth while to cut a segment in two."""
 
@@ -65,7 +68,7 @@ class Pass:
         self.sums: list[Tensor] = []
 
     def run(self) -> None:
-        seeds: list[Tensor | None] = []
+        seeds: list[ByTask] = []
         for i, segment in enumerate(self.segments):
             seeds = self._collect(segment, self._above(segment) if i == 0 else self._below(segment, seeds))
             if i == 0:
@@ -77,7 +80,7 @@ class Pass:
         if self.by == "representation":
             if (not self.cut[0] or self._shared_in(self.segments[0])) and len(self.losses) > 1:
                 raise InputError("no representation in common lies between the tasks and what they share: use by='exact'")
-            there = [Dense(seed, tuple(self.numbers)) for seed in seeds if seed is not None]
+            there = [Dense(_stacked(rows, self.numbers), tuple(self.numbers)) for rows in seeds if rows]
             self.sums = [part.gramian().double() for part in there]
         if not self.hold:
             count = len(self.losses)
@@ -108,24 +111,26 @@ class Pass:
             if loss.requires_grad and loss.grad_fn is not None:
                 yield (number,), self._gradients(segment, [loss], [torch.full_like(loss, self.factor)])
 
-    def _below(self, segment: Segment, seeds: Sequence[Tensor | None]) -> Iterator[Found]:
+    def _below(self, segment: Segment, seeds: Sequence[ByTask]) -> Iterator[Found]:
         """From there on all tasks go at once, where that is possible and worth while."""
-        there = [(edge, seed) for edge, seed in zip(edges_of(segment.top), seeds, strict=True) if seed is not None]
+        there = [(edge, rows) for edge, rows in zip(edges_of(segment.top), seeds, strict=True) if rows]
         if not there:
             return
-        edges, given = [edge for edge, _ in there], [seed for _, seed in there]
-        kinds = frozenset(segment.names)
-        many_rows = given[0].device.type == "cpu" and any(use.rows >= FEW_ROWS for use in segment.uses)
+        kinds, device = frozenset(segment.names), next(iter(there[0][1].values())).device
+        many_rows = device.type == "cpu" and any(use.rows >= FEW_ROWS for use in segment.uses)
         if len(self.numbers) > 1 and kinds not in _TROUBLE and not many_rows and not any(u.one_by_one for u in segment.uses):
+            stacked_rows = [_stacked(rows, self.numbers) for _, rows in there]
             try:
-                found = self._gradients(segment, edges, given, at_once=True)
+                found = self._gradients(segment, [edge for edge, _ in there], stacked_rows, at_once=True)
             except RuntimeError:
                 _TROUBLE.add(kinds)
             else:
                 yield tuple(self.numbers), found
                 return
-        for k, number in enumerate(self.numbers):
-            yield (number,), self._gradients(segment, edges, [seed[k] for seed in given])
+        for number in self.numbers:
+            own = [(edge, rows[number]) for edge, rows in there if number in rows]
+            if own:
+                yield (number,), self._gradients(segment, [edge for edge, _ in own], [seed for _, seed in own])
 
     def _gradients(
         self, segment: Segment, outputs: Sequence[Any], seeds: Sequence[Tensor], at_once: bool = False
@@ -139,11 +144,11 @@ class Pass:
         found = torch.autograd.grad(outputs, inputs, seeds, retain_graph=True, is_grads_batched=at_once, allow_unused=True)
         return list(found) if at_once else [None if grads is None else grads[None] for grads in found]
 
-    def _collect(self, segment: Segment, results: Iterable[Found]) -> list[Tensor | None]:
-        """Sort what comes back to parameters; what comes out at the bottom, ``(K, ...)`` for each edge."""
+    def _collect(self, segment: Segment, results: Iterable[Found]) -> list[ByTask]:
+        """Sort what comes back to parameters; what comes out at the bottom, for each edge and each task that has it."""
         used, direct, below = segment.used, segment.direct, len(edges_of(segment.bottom))
         parts: dict[int, list[Part]] = {}
-        out: list[dict[int, Tensor]] = [{} for _ in range(below)]
+        out: list[ByTask] = [{} for _ in range(below)]
         for tasks, found in results:
             if self.in_pieces:
                 found = [*[None] * (len(used) + len(direct)), *found]
@@ -165,7 +170,7 @@ class Pass:
         parameters = [*(use.parameter for use in segment.uses), *direct]
         for i, there in parts.items():
             self.parts[self.place[id(parameters[i])]].append(stacked(there))
-        return [_stacked([rows.get(number) for number in self.numbers]) for rows in out]
+        return out
 
     def _in_form(self, part: Part) -> Part:
         if not isinstance(part, Rows):
@@ -197,10 +202,10 @@ class Pass:
         outputs: list[Any] = []
         values: list[Tensor] = []
         if self.cut[0] and not self._shared_in(self.segments[0]):
-            for edge, seeds in zip(*self.cut, strict=True):
-                if seeds is not None:
+            for edge, rows in zip(*self.cut, strict=True):
+                if rows:
                     outputs.append(edge)
-                    values.append(_weighted(seeds, weights))
+                    values.append(_weighted(rows, weights))
         else:
             for weight, loss in zip(weights[self.numbers], self.losses, strict=True):
                 if loss.requires_grad:
@@ -218,7 +223,7 @@ class Pass:
         if bottom is None:
             raise InputError("parameters in pieces need a representation that all tasks have in common")
         node, outputs = bottom
-        instead = {output: _weighted(seed, weights) for output, seed in zip(outputs, seeds, strict=True) if seed is not None}
+        instead = {output: _weighted(rows, weights) for output, rows in zip(outputs, seeds, strict=True) if rows}
 
         def replace(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
             return tuple(instead.get(i, grad) for i, grad in enumerate(grads))
@@ -232,14 +237,17 @@ class Pass:
         return []
 
 
-def _weighted(seeds: Tensor, weights: Tensor) -> Tensor:
-    return torch.einsum("k,k...->...", weights.to(seeds), seeds)
+def _weighted(rows: ByTask, weights: Tensor) -> Tensor:
+    """The sum of what comes back for each task, times the tasks' weights."""
+    tasks = list(rows)
+    seeds = _stacked(rows, tasks)
+    return torch.einsum("k,k...->...", weights[tasks].to(seeds), seeds)
 
 
-def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
-    """``rows`` in one tensor, zeros for what is missing; ``None`` when all are."""
-    there = next((row for row in rows if row is not None), None)
-    return None if there is None else torch.stack([torch.zeros_like(there) if row is None else row for row in rows])
+def _stacked(rows: ByTask, tasks: Sequence[int]) -> Tensor:
+    """``rows`` in one tensor in the order of ``tasks``, zeros for what is missing."""
+    like = next(iter(rows.values()))
+    return torch.stack([rows[task] if task in rows else torch.zeros_like(like) for task in tasks])
 
 
 def accumulate(parameter: Tensor, grad: Tensor) -> None:
