@@ -19,20 +19,25 @@ def ascent(weights: Sequence[Tensor], gradients: Sequence[Tensor], adaptive: boo
     """The direction of a perturbation, and its radius as it is: ``v`` and ``|v|`` of the gradient ``v`` of all ``weights``.
 
     When ``adaptive``, ``w^2 v`` and ``||w| v|``, elementwise with the weights ``w``. The radius is 0 where the gradient
-    vanishes, and not finite where it is not. It is found in units of the largest entry, so that no scale of the losses makes
-    it so.
+    vanishes, and not finite where it is not. Where squares would overflow or vanish, it is found in units of the largest
+    entry, so that no scale of the losses makes it so.
     """
     scaled = [w.detach().abs() * g for w, g in zip(weights, gradients, strict=True)] if adaptive else list(gradients)
     filled = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in scaled if g.numel()]
     if not filled:
         return scaled, 0.0
+    norm = float(torch.stack([g.norm() for g in filled]).norm())
+    if 1e-12 < norm < 1e12:
+        return _times(scaled, weights, adaptive), norm
     largest = torch.stack([g.abs().amax() for g in filled]).amax()
     size = norm = float(largest)
     if 0 < size < float("inf"):
         norm *= float(torch.stack([(g / largest).norm() for g in filled]).norm())
-    if adaptive:
-        scaled = [w.detach().abs() * g for w, g in zip(weights, scaled, strict=True)]
-    return scaled, norm
+    return _times(scaled, weights, adaptive), norm
+
+
+def _times(scaled: list[Tensor], weights: Sequence[Tensor], adaptive: bool) -> list[Tensor]:
+    return [w.detach().abs() * g for w, g in zip(weights, scaled, strict=True)] if adaptive else scaled
 
 
 def perturbation(
