@@ -28,6 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "balancers.json"
 PAGE = Path(__file__).parent.parent / "docs" / "verbs" / "balance.md"
 STEPS = {"multidigits": 200, "census": 60, "camvid": 80}
 ROWS = 20_000
+KEPT = ("name", "role", "steps", "learning_rate", "weights", "delta_m")
 
 
 def multidigits(_: Path) -> pt.DataSet:
@@ -88,21 +89,18 @@ DATA = {"multidigits": multidigits, "census": census, "camvid": camvid}
 
 
 def table(results: dict[str, Any]) -> str:
-    """One row for each balancer, best mean first."""
+    """One row for each balancer, best mean first over the data sets that all were measured on."""
     rows: dict[str, dict[str, Any]] = {}
-    plain: dict[str, float] = {}
     for name, found in results.items():
         for row in found["methods"]:
             if row["role"] in ("method", "control") and row["delta_m"] is not None:
-                rows.setdefault(row["name"].removeprefix("hard+"), {})[name] = row
-        plain[name] = next(r["step_milliseconds"] for r in found["methods"] if r["name"] == "hard+equal")
-    order = sorted(rows, key=lambda row: -sum(cell["delta_m"]["mean"] for cell in rows[row].values()) / len(rows[row]))
-    lines = ["| balancer | " + " | ".join(results) + " | step time |", "|---|" + "---|" * (len(results) + 1)]
-    for name in order:
-        cells = [_cell(rows[name][data]["delta_m"]) if data in rows[name] else "" for data in results]
-        times = [rows[name][d]["step_milliseconds"] / plain[d] for d in rows[name] if rows[name][d]["step_milliseconds"]]
-        cells.append(f"{np.exp(np.mean(np.log(times))):.2f}" if times else "")
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+                rows.setdefault(row["name"].removeprefix("hard+"), {})[name] = row["delta_m"]
+    common = [name for name in results if all(name in cells for cells in rows.values())]
+    order = sorted(rows, key=lambda row: -sum(rows[row][name]["mean"] for name in common))
+    lines = ["| balancer | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
+    for row in order:
+        cells = [_cell(rows[row][name]) if name in rows[row] else "" for name in results]
+        lines.append(f"| `{row}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -129,7 +127,8 @@ def main() -> None:
             data, options.methods.split(","), seeds=options.seeds, steps=STEPS[name], learning_rates=[rate / 3, rate],
             weight_trials=4, transfer=False, equal_time=False, out=options.out / name,
         )  # fmt: skip
-        results[name] = {key: found[key] for key in ("budget", "machine", "methods")}
+        rows = [{key: row[key] for key in KEPT} for row in found["methods"]]
+        results[name] = {"budget": found["budget"], "machine": found["machine"], "methods": rows}
     write_json(RESULTS, results)
     publish(results)
 
