@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from polytask.balance._bilevel import gradients, moved, parameters_of, slopes, slopes_by_difference
+from polytask.balance._bilevel import gradients, slopes, slopes_by_difference
 from polytask.balance.auto_lambda import AutoLambda
+from polytask.balance.engine.graph import leaves
 from polytask.balance.forum import FORUM, shares
 from polytask.balance.moml import MOML, common
+from polytask.balance.perturb import restored
 from polytask.errors import InputError
 from polytask.testing import check_balancer
 
@@ -97,7 +99,7 @@ def test_momls_hypergradients_are_those_of_the_virtual_step(seed: int) -> None:
 
 def test_differences_and_backward_passes_agree_also_under_dropout() -> None:
     problem = Problem(1, dropout=0.5)
-    parameters = parameters_of(problem.losses().values())
+    parameters = leaves(problem.losses().values())
     torch.manual_seed(3)
     losses = problem.losses()
     direction = gradients(losses["a"] + losses["b"], parameters)
@@ -111,7 +113,7 @@ def test_differences_and_backward_passes_agree_also_under_dropout() -> None:
 
 def test_without_a_direction_there_is_no_slope() -> None:
     problem = Problem()
-    parameters = parameters_of(problem.losses().values())
+    parameters = leaves(problem.losses().values())
     zero = [torch.zeros_like(p) for p in parameters]
     assert slopes_by_difference(problem.losses, NAMES, parameters, zero).tolist() == [0, 0, 0]
 
@@ -119,12 +121,12 @@ def test_without_a_direction_there_is_no_slope() -> None:
 def test_the_leaves_of_losses_are_found_once_each() -> None:
     problem = Problem()
     losses = problem.losses()
-    assert set(parameters_of(losses.values())) == set(problem.parameters())
-    assert set(parameters_of([losses["a"]])) == {problem.shared, problem.heads["a"]}
+    assert set(leaves(losses.values())) == set(problem.parameters())
+    assert set(leaves([losses["a"]])) == {problem.shared, problem.heads["a"]}
     frozen = Problem()
     frozen.shared.requires_grad_(False)
-    assert set(parameters_of(frozen.losses().values())) == set(frozen.heads.values())
-    assert parameters_of([torch.ones(())]) == []
+    assert set(leaves(frozen.losses().values())) == set(frozen.heads.values())
+    assert leaves([torch.ones(())]) == []
 
 
 def test_parameters_that_move_come_back_with_their_bits_and_earlier_graphs_stay_good() -> None:
@@ -133,7 +135,7 @@ def test_parameters_that_move_come_back_with_their_bits_and_earlier_graphs_stay_
     parameters = problem.parameters()
     before = [p.detach().clone() for p in parameters]
     expected = gradients(losses["a"], parameters)
-    with moved(parameters) as move:
+    with restored(parameters) as move:
         move(1 / 3, expected)
         assert not torch.equal(problem.shared.detach(), before[0])
     assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +31,8 @@ class Balancer(nn.Module):
         joins: whether `step` itself makes the gradients on the shared parameters those of the joined batch of all processes.
     """
 
-    scale: ClassVar[str] = "sum"
-    joins: ClassVar[bool] = False
+    scale: str = "sum"
+    joins: bool = False
     pieces: bool = False
 
     def prepare(self, tasks: Sequence[str]) -> None:
@@ -92,9 +91,13 @@ class GradientBalancer(Balancer):
 
     Whatever it decides on the shared parameters, each task's own parameters get the gradient of its loss. In a step of
     several batches, or of several processes, it decides once, on the gradients of all of them together.
+
+    Attributes:
+        holds: whether `settle` needs the gradients on each parameter, or only inner products and weighted sums.
     """
 
     joins = True
+    holds: bool = True
 
     def backward(self, losses: Mapping[str, Tensor], shared: Sequence[nn.Parameter], backward: Backward) -> None:
         self.step([lambda: losses], shared, backward)
@@ -106,14 +109,10 @@ class GradientBalancer(Balancer):
         backward: Backward,
         processes: ProcessGroup | None = None,
     ) -> None:
-        gradients = self.gradients(shared, processes, len(batches))
+        gradients = TaskGradients(shared, processes, len(batches), hold=self.holds)
         for evaluate in batches:
             gradients.add(evaluate(), backward)
         self.settle(gradients)
-
-    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None, batches: int) -> TaskGradients:
-        """What collects the gradients of a step, and holds those of each parameter until `settle` is done."""
-        return TaskGradients(shared, processes, batches, hold=True)
 
     @abstractmethod
     def settle(self, gradients: TaskGradients) -> None:
@@ -123,6 +122,8 @@ class GradientBalancer(Balancer):
 class GramianWeighting(GradientBalancer):
     """A balancer that steps along a weighted sum of the task gradients, with weights found from their inner products."""
 
+    holds = False
+
     @abstractmethod
     def weigh(self, gramian: Tensor, losses: Mapping[str, float]) -> Tensor:
         """The weights of the task gradients, ``(K,)``.
@@ -131,9 +132,6 @@ class GramianWeighting(GradientBalancer):
             gramian: inner products of the task gradients on the shared parameters, ``(K, K)``, float64, on the CPU, finite.
             losses: the values of the losses by task, in the order of the rows; only tasks that are in the step.
         """
-
-    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None, batches: int) -> TaskGradients:
-        return TaskGradients(shared, processes, batches)
 
     def settle(self, gradients: TaskGradients) -> None:
         if not gradients.losses:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.distributed import ProcessGroup
 from polytask.balance._balancer import Evaluate
 from polytask.balance._per_task import PerTask
 from polytask.balance.engine.passes import Backward
+from polytask.balance.perturb import restored
 
 Gradients = list[Tensor]
 """A tensor for each parameter."""
@@ -78,21 +78,6 @@ class BilevelWeighting(PerTask):
         return losses if again is None else again()
 
 
-def parameters_of(losses: Iterable[Tensor]) -> list[Tensor]:
-    """The leaves that the losses depend on: the trained parameters of all tasks, shared or not."""
-    stack: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
-    seen, leaves = set(stack), dict[Tensor, None]()
-    while stack:
-        node = stack.pop()
-        if hasattr(node, "variable"):
-            leaves[node.variable] = None
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return list(leaves)
-
-
 def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
     """The gradient of ``loss``, zeros where it does not depend on a parameter; the graph is kept."""
     if not loss.requires_grad:
@@ -106,25 +91,6 @@ def dot(one: Gradients, other: Gradients) -> Tensor:
     return torch.stack(
         [(a * b).sum(dtype=torch.promote_types(a.dtype, torch.float32)) for a, b in zip(one, other, strict=True)]
     ).sum()
-
-
-@contextmanager
-def moved(parameters: Sequence[Tensor]) -> Iterator[Callable[[float, Gradients], None]]:
-    """A block in which the parameters may move; after it they have their bits again.
-
-    Gives a function that adds ``factor * direction`` to them. Graphs made before the block stay good for after it.
-    """
-    saved = [p.detach().clone() for p in parameters]
-
-    def move(factor: float, direction: Gradients) -> None:
-        for p, d in zip(parameters, direction, strict=True):
-            p.data.add_(d.to(p.dtype), alpha=factor)
-
-    try:
-        yield move
-    finally:
-        for p, value in zip(parameters, saved, strict=True):
-            p.data.copy_(value)
 
 
 def slopes(losses: Mapping[str, Tensor], parameters: Sequence[Tensor], directions: Sequence[Gradients]) -> Tensor:
@@ -152,7 +118,7 @@ def slopes_by_difference(
     devices = [p.device for p in parameters[:1] if p.device.type == "cuda"]
     ends = []
     for side in (0.01 / norm, -0.01 / norm):
-        with torch.random.fork_rng(devices), moved(parameters) as move, torch.no_grad():
+        with torch.random.fork_rng(devices), restored(parameters) as move, torch.no_grad():
             move(side, direction)
             losses = evaluate()
             ends.append(torch.stack([losses[name].float() for name in names]))

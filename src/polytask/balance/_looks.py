@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from polytask.balance._balancer import Evaluate
+from polytask.balance._balancer import Balancer, Evaluate
 from polytask.balance.engine.passes import Backward, factor
 from polytask.balance.perturb import Randomness, ascent, frozen_statistics, moved, reached
 from polytask.errors import InputError
@@ -20,6 +20,23 @@ Hold = Literal["each", "graph", "sum"]
 
 Gradient = dict[nn.Parameter, Tensor]
 """A gradient on each of the parameters that a loss reaches, times the factor of ``backward``; a sum over batches."""
+
+
+class Around(Balancer):
+    """A balancer that looks at the losses from several places for another one, whose step it makes."""
+
+    def __init__(self, inner: Balancer) -> None:
+        super().__init__()
+        self.inner = inner
+        # The step is as large, and as much of it joined, as the inner balancer's.
+        self.scale, self.joins = inner.scale, inner.joins
+
+    def prepare(self, tasks: Sequence[str]) -> None:
+        super().prepare(tasks)
+        self.inner.prepare(tasks)
+
+    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[nn.Parameter], backward: Backward) -> None:
+        raise InputError("losses are needed from other weights too: call step, with a function that computes them")
 
 
 class Looks:

@@ -12,13 +12,13 @@ from polytask.balance._balancer import Evaluate, balancers
 from polytask.balance._bilevel import (
     BilevelWeighting,
     gradients,
-    moved,
-    parameters_of,
     slopes,
     slopes_by_difference,
 )
 from polytask.balance._per_task import Learned, positive_setting
+from polytask.balance.engine.graph import leaves
 from polytask.balance.engine.passes import Backward
+from polytask.balance.perturb import restored
 from polytask.errors import InputError, suggest
 
 
@@ -75,8 +75,8 @@ class AutoLambda(BilevelWeighting):
 
     def hypergradient(self, losses: Mapping[str, Tensor], again: Evaluate | None) -> Tensor:
         """The derivative of the primary tasks' held-out losses by the weights of the tasks in this step, ``(K,)``."""
-        parameters = parameters_of(losses.values())
-        with moved(parameters) as move:
+        parameters = leaves(losses.values())
+        with restored(parameters) as move:
             if again is not None:
                 move(-self.virtual_lr, gradients(self._weighted(losses), parameters))
             held_out = self.held_out_losses(losses, again)

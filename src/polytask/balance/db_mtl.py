@@ -61,6 +61,7 @@ class DBMTL(TrackingBalancer):
             raise InputError(f"decay {decay}: expected a finite number >= 0")
         self.beta = beta
         self.decay = decay
+        self.holds = beta > 0
 
     def step(
         self,
@@ -70,9 +71,6 @@ class DBMTL(TrackingBalancer):
         processes: ProcessGroup | None = None,
     ) -> None:
         super().step([partial(_logarithms, evaluate) for evaluate in batches], shared, backward, processes)
-
-    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None, batches: int) -> TaskGradients:
-        return TaskGradients(shared, processes, batches, hold=self.beta > 0)
 
     def settle(self, gradients: TaskGradients) -> None:
         for name, logarithm in gradients.losses.items():

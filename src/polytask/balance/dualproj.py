@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from polytask.balance._balancer import balancers
 from polytask.balance._preference import PreferringWeighting
-from polytask.balance.solvers import Array, cosines, nonnegative
+from polytask.balance.solvers import Array, at_least, nonnegative
 
 
 def weights(gramian: Tensor, shares: Array | None = None) -> Tensor:
@@ -20,14 +18,7 @@ def weights(gramian: Tensor, shares: Array | None = None) -> Tensor:
         gramian: inner products of the task gradients, ``(K, K)``, float64.
         shares: ``u >= 0``, ``(K,)``; ``1 / K`` each by default.
     """
-    norms, matrix = cosines(gramian)
-    shares = np.full(len(norms), 1 / len(norms)) if shares is None else shares
-    longest = norms.max()
-    if longest == 0:
-        return torch.from_numpy(shares)
-    norms = norms / longest
-    added = nonnegative(matrix, -matrix @ (norms * shares))
-    return torch.from_numpy(shares + np.divide(added, norms, out=np.zeros_like(added), where=norms > 0))
+    return at_least(gramian, shares, lambda matrix, lengths: nonnegative(matrix, -matrix @ lengths))
 
 
 @balancers.add("dualproj")

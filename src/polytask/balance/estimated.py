@@ -45,6 +45,7 @@ class Estimated(GradientBalancer):
             their own.
     """
 
+    holds = False
     running: Tensor
     seen: Tensor
     last: Tensor
@@ -67,7 +68,7 @@ class Estimated(GradientBalancer):
         if every < 1 or not 0 <= momentum < 1 or sketch < 1:
             raise InputError(f"every {every}, momentum {momentum}, sketch {sketch}: expected >= 1, in [0, 1), >= 1")
         self.inner, self.by, self.every, self.momentum, self.sketch = made, by, every, momentum, sketch
-        self.scale = made.scale  # type: ignore[misc]
+        self.scale = made.scale
         self.pieces = by == "representation"
 
     def prepare(self, tasks: Sequence[str]) -> None:
@@ -98,9 +99,6 @@ class Estimated(GradientBalancer):
             gradients = TaskGradients(shared, processes, by=by, sketch=self.sketch)
             gradients.add(evaluate(), backward)
             self._settle(gradients, due)
-
-    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None, batches: int) -> TaskGradients:
-        return TaskGradients(shared, processes, batches)
 
     def settle(self, gradients: TaskGradients) -> None:
         self._settle(gradients, due=True)

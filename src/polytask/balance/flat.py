@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Balancer, Evaluate, GradientBalancer, LossWeighting, balancers
-from polytask.balance._looks import Gradient, Looks, accumulate
+from polytask.balance._looks import Around, Gradient, Looks, accumulate
 from polytask.balance._per_task import PerTask
 from polytask.balance.engine.parts import Dense
 from polytask.balance.engine.passes import Backward
@@ -53,7 +53,7 @@ class HeldGradients(TaskGradients):
 
 
 @balancers.add("flat")
-class FlatRegions(Balancer):
+class FlatRegions(Around):
     """Each task's loss is made small, and flat around: a balancer of losses and of their sharpness, task by task.
 
     For each task alone: ``g_k`` at the weights, then ``g'_k`` from ``e_k = rho v / |v|`` away, where ``v`` is the
@@ -92,8 +92,8 @@ class FlatRegions(Balancer):
         rho_own: float | None = None,
         split: bool = True,
     ) -> None:
-        super().__init__()
         made = balancers[inner]() if isinstance(inner, str) else inner
+        super().__init__(made)
         plain = type(made).step in (Balancer.step, PerTask.step, GradientBalancer.step)
         if not plain or not isinstance(made, LossWeighting | GradientBalancer):
             name = type(made).__name__
@@ -105,20 +105,12 @@ class FlatRegions(Balancer):
         self.rho = radius("rho", (2.0 if adaptive else 0.05) if rho is None else rho)
         self.rho_own = radius("rho_own", self.rho if rho_own is None else rho_own)
         self.adaptive, self.norm, self.split = adaptive, norm, split
-        self.inner = made
         self.flat = copy.deepcopy(made) if split and isinstance(made, GradientBalancer) else None
-        # The step is as large, and as much of it joined, as the inner balancer's.
-        self.scale = made.scale  # type: ignore[misc]
-        self.joins = made.joins  # type: ignore[misc]
 
     def prepare(self, tasks: Sequence[str]) -> None:
         super().prepare(tasks)
-        self.inner.prepare(tasks)
         if self.flat is not None:
             self.flat.prepare(tasks)
-
-    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[nn.Parameter], backward: Backward) -> None:
-        raise InputError("losses are needed from other weights too: call step, with a function that computes them")
 
     def step(
         self,

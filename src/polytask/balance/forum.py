@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.balance._balancer import Evaluate, balancers
-from polytask.balance._bilevel import BilevelWeighting, Gradients, dot, gradients, moved, parameters_of
+from polytask.balance._bilevel import BilevelWeighting, Gradients, dot, gradients
 from polytask.balance._per_task import Learned, positive_setting
+from polytask.balance.engine.graph import leaves
 from polytask.balance.engine.passes import Backward
+from polytask.balance.perturb import restored
 from polytask.balance.solvers import Array
 from polytask.errors import InputError
 
@@ -118,7 +120,7 @@ class FORUM(BilevelWeighting):
 
     def learn_and_go(self, losses: Mapping[str, Tensor], again: Evaluate | None, backward: Backward) -> None:
         held_out = losses if self.watched is None else self.watched()
-        parameters = parameters_of([*losses.values(), *held_out.values()])
+        parameters = leaves([*losses.values(), *held_out.values()])
         values = _stacked(losses, losses)
         w = self.logits.value[self.places(losses)].softmax(0).to(values)
         f = (w * values).sum()
@@ -145,7 +147,7 @@ class FORUM(BilevelWeighting):
         """The training losses after the inner steps, ``(K,)``."""
         if again is None:
             return _stacked(losses, losses).detach()
-        with moved(parameters) as move:
+        with restored(parameters) as move:
             move(-self.virtual_lr, slope)
             for _ in range(self.inner - 1):
                 move(-self.virtual_lr, gradients((w * _stacked(again(), losses)).sum(), parameters))

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from polytask.balance._balancer import Evaluate, balancers
-from polytask.balance._bilevel import BilevelWeighting, gradients, moved, parameters_of, slopes
+from polytask.balance._bilevel import BilevelWeighting, gradients, slopes
 from polytask.balance._per_task import Learned, positive_setting
+from polytask.balance.engine.graph import leaves
 from polytask.balance.engine.passes import Backward
+from polytask.balance.perturb import restored
 from polytask.balance.solvers import cosines, min_norm
 
 
@@ -67,8 +69,8 @@ class MOML(BilevelWeighting):
 
     def hypergradients(self, losses: Mapping[str, Tensor], again: Evaluate | None) -> Tensor:
         """The derivative of each held-out loss by the logit of each task in this step, ``(J, K)``."""
-        parameters = parameters_of(losses.values())
-        with moved(parameters) as move:
+        parameters = leaves(losses.values())
+        with restored(parameters) as move:
             if again is not None:
                 move(-self.virtual_lr, gradients(self._weighted(losses), parameters))
             directions = [gradients(loss, parameters) for loss in self.held_out_losses(losses, again).values()]

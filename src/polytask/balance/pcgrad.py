@@ -53,7 +53,7 @@ class PCGrad(GramianWeighting):
         super().__init__()
         if reduction not in ("sum", "mean"):
             raise InputError(f"reduction {reduction!r}: expected 'sum' or 'mean'")
-        self.scale = reduction  # type: ignore[misc]  # the step's scale is a setting here
+        self.scale = reduction
 
     def weigh(self, gramian: Tensor, losses: Mapping[str, float]) -> Tensor:
         summed = weights(gramian, random_orders(len(gramian)))

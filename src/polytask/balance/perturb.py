@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from polytask.balance.engine.graph import leaves
 from polytask.errors import InputError
 
 
@@ -56,22 +57,34 @@ def perturbation(
 
 
 @contextmanager
-def moved(parameters: Sequence[Tensor], steps: Sequence[Tensor]) -> Iterator[None]:
-    """``steps`` are added to ``parameters`` inside the block, which leaves them with the bits that they had.
+def restored(parameters: Sequence[Tensor]) -> Iterator[Callable[[float, Sequence[Tensor]], None]]:
+    """A block in which ``parameters`` may move, and which leaves them with the bits that they had.
 
-    Losses that were computed before can be differentiated after it, as their weights are again what they were.
+    Gives a function that adds a factor times steps to them. Losses that were computed before can be differentiated after
+    the block, as their weights are again what they were.
     """
     before = [p.detach().clone() for p in parameters]
-    try:
+
+    def move(factor: float, steps: Sequence[Tensor]) -> None:
         # Through .data, which tells autograd nothing. Half precision copies of weights are no longer theirs.
         for p, step in zip(parameters, steps, strict=True):
-            p.data.add_(step.to(p.dtype))
+            p.data.add_(step.to(p.dtype), alpha=factor)
         torch.clear_autocast_cache()
-        yield
+
+    try:
+        yield move
     finally:
         for p, old in zip(parameters, before, strict=True):
             p.data.copy_(old)
         torch.clear_autocast_cache()
+
+
+@contextmanager
+def moved(parameters: Sequence[Tensor], steps: Sequence[Tensor]) -> Iterator[None]:
+    """``steps`` are added to ``parameters`` inside the block, as in `restored`."""
+    with restored(parameters) as move:
+        move(1.0, steps)
+        yield
 
 
 @contextmanager
@@ -100,19 +113,8 @@ def frozen_statistics() -> Iterator[None]:
 
 
 def reached(loss: Tensor) -> list[nn.Parameter]:
-    """The parameters that the graph of ``loss`` ends in, in the order in which it names them."""
-    found: dict[int, nn.Parameter] = {}
-    stack, seen = [loss.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, nn.Parameter):
-            found.setdefault(id(leaf), leaf)
-        stack += [above for above, _ in node.next_functions]
-    return list(found.values())
+    """The parameters that ``loss`` depends on."""
+    return [leaf for leaf in leaves([loss]) if isinstance(leaf, nn.Parameter)]
 
 
 class Randomness:

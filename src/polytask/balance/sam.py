@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import Balancer, Evaluate, balancers
-from polytask.balance._looks import Looks
+from polytask.balance._looks import Around, Looks
 from polytask.balance.engine.passes import Backward
 from polytask.balance.perturb import frozen_statistics, moved, radius
-from polytask.errors import InputError
 
 
 @balancers.add("sam")
-class SAM(Balancer):
+class SAM(Around):
     """The inner balancer's step, as seen from the worst point for the sum of the losses in a ball around the weights.
 
     ``e = rho v / |v|`` with ``v`` the gradient of ``sum_k L_k`` on all parameters; the inner balancer works on the losses
@@ -36,20 +35,9 @@ class SAM(Balancer):
     """
 
     def __init__(self, inner: str | Balancer = "equal", rho: float | None = None, adaptive: bool = False) -> None:
-        super().__init__()
-        self.inner = balancers[inner]() if isinstance(inner, str) else inner
+        super().__init__(balancers[inner]() if isinstance(inner, str) else inner)
         self.rho = radius("rho", (0.5 if adaptive else 0.05) if rho is None else rho)
         self.adaptive = adaptive
-        # The step is as large, and as much of it joined, as the inner balancer's.
-        self.scale = self.inner.scale  # type: ignore[misc]
-        self.joins = self.inner.joins  # type: ignore[misc]
-
-    def prepare(self, tasks: Sequence[str]) -> None:
-        super().prepare(tasks)
-        self.inner.prepare(tasks)
-
-    def backward(self, losses: Mapping[str, Tensor], shared: Sequence[nn.Parameter], backward: Backward) -> None:
-        raise InputError("losses are needed from other weights too: call step, with a function that computes them")
 
     def step(
         self,

@@ -8,9 +8,11 @@ positive, solve the linear system of those, turn round all wrong guesses at once
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.optimize import nnls
@@ -41,6 +43,24 @@ def cosines(gramian: Tensor) -> tuple[Array, Array]:
     matrix = np.clip(g * inverse[:, None] * inverse, -1, 1)
     np.fill_diagonal(matrix, 1)
     return norms, matrix
+
+
+def at_least(gramian: Tensor, shares: Array | None, added: Callable[[Array, Array], Array]) -> Tensor:
+    """``u`` and what has to be added to these weights for the step to conflict with no task, ``(K,)``.
+
+    Args:
+        gramian: inner products of the task gradients, ``(K, K)``, float64.
+        shares: ``u >= 0``, ``(K,)``; ``1 / K`` each by default.
+        added: from the cosines, ``(K, K)``, and ``u`` times the norms, ``(K,)``, what to add, times the norms.
+    """
+    norms, matrix = cosines(gramian)
+    shares = np.full(len(norms), 1 / len(norms)) if shares is None else shares
+    longest = norms.max()
+    if longest == 0:
+        return torch.from_numpy(shares)
+    norms = norms / longest
+    more = added(matrix, norms * shares)
+    return torch.from_numpy(shares + np.divide(more, norms, out=np.zeros_like(more), where=norms > 0))
 
 
 def nonnegative(matrix: Array, linear: Array, free: Flags | None = None) -> Array:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
 from polytask.balance._balancer import GradientBalancer
 from polytask.balance.engine.task_gradients import TaskGradients
@@ -37,15 +36,13 @@ class TorchJD(GradientBalancer):
         self.method: Any = method
         gramian = method if "_GramianWeighting" in kinds else getattr(method, "gramian_weighting", None)
         self.from_gramian: Any = gramian
+        self.holds = gramian is None
         self.gives_weights = "Weighting" in kinds
 
     def prepare(self, tasks: Sequence[str]) -> None:
         super().prepare(tasks)
         if hasattr(self.method, "reset"):
             self.method.reset()
-
-    def gradients(self, shared: Sequence[nn.Parameter], processes: ProcessGroup | None, batches: int) -> TaskGradients:
-        return TaskGradients(shared, processes, batches, hold=self.from_gramian is None)
 
     def settle(self, gradients: TaskGradients) -> None:
         losses: Mapping[str, float] = gradients.losses

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from polytask.balance._balancer import balancers
 from polytask.balance._preference import PreferringWeighting
-from polytask.balance.solvers import Array, cosines, projections
+from polytask.balance.solvers import Array, at_least, projections
 
 
 def weights(gramian: Tensor, shares: Array | None = None) -> Tensor:
@@ -20,15 +18,8 @@ def weights(gramian: Tensor, shares: Array | None = None) -> Tensor:
         gramian: inner products of the task gradients, ``(K, K)``, float64.
         shares: ``u >= 0``, ``(K,)``; ``1 / K`` each by default.
     """
-    norms, matrix = cosines(gramian)
-    shares = np.full(len(norms), 1 / len(norms)) if shares is None else shares
-    longest = norms.max()
-    if longest == 0:
-        return torch.from_numpy(shares)
-    norms = norms / longest
     # The length of the projected gradient scales the solution, so that one of unit length stands for all.
-    added = projections(matrix) @ (norms * shares)
-    return torch.from_numpy(shares + np.divide(added, norms, out=np.zeros_like(added), where=norms > 0))
+    return at_least(gramian, shares, lambda matrix, lengths: projections(matrix) @ lengths)
 
 
 @balancers.add("upgrad")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -98,6 +98,21 @@ def segments(losses: Sequence[Tensor], shared: Sequence[Tensor], largest: int, o
             remaining[key] -= 1
             (spanning.add if remaining[key] else spanning.discard)(key)
     return parts
+
+
+def leaves(losses: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves that the losses depend on."""
+    stack: list[Node] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+    seen, found = set(stack), dict[Tensor, None]()
+    while stack:
+        node = stack.pop()
+        if _is_leaf(node):
+            found[node.variable] = None
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return list(found)
 
 
 def _from_losses_to_leaves(roots: Sequence[Node]) -> list[Node]:

@@ -34,9 +34,9 @@ class Dense:
     def numel(self) -> int:
         return self.grads.numel()
 
-    def dense(self, tasks: slice = slice(None)) -> Tensor:
+    def dense(self) -> Tensor:
         """The gradients, flat, ``(m, p)``."""
-        return self.grads[tasks].flatten(1)
+        return self.grads.flatten(1)
 
     def gramian(self) -> Tensor:
         return _inner(self.dense())
@@ -76,8 +76,8 @@ class Rows:
         m, _, out = self.delta.shape
         return Dense(self.dense(), self.tasks) if m * out * self.x.shape[1] < self.numel() else self
 
-    def dense(self, tasks: slice = slice(None)) -> Tensor:
-        x, delta = _one_type(self.x, self.delta[tasks])
+    def dense(self) -> Tensor:
+        x, delta = _one_type(self.x, self.delta)
         every = x.expand(len(delta), *x.shape)
         grads = torch.bmm(every.transpose(1, 2), delta) if self.flip else torch.bmm(delta.transpose(1, 2), every)
         return grads.flatten(1)
@@ -111,9 +111,9 @@ class Scattered:
     def numel(self) -> int:
         return self.grads.numel() + self.rows.numel()
 
-    def dense(self, tasks: slice = slice(None)) -> Tensor:
-        grads = self.grads[tasks]
-        return grads.new_zeros(len(grads), self.length, grads.shape[2]).index_copy_(1, self.rows, grads).flatten(1)
+    def dense(self) -> Tensor:
+        whole = self.grads.new_zeros(len(self.grads), self.length, self.grads.shape[2])
+        return whole.index_copy_(1, self.rows, self.grads).flatten(1)
 
     def gramian(self) -> Tensor:
         return _inner(self.grads.flatten(1))
@@ -148,11 +148,17 @@ def merged(parts: Sequence[Part], count: int) -> Part:
             torch.cat([part.x for part in rows]), torch.cat([part.delta for part in rows], 1), rows[0].tasks, rows[0].flip
         )
         return together.smallest()
-    first = parts[0].dense(slice(0, 1))
+    first = parts[0].dense()
     grads = first.new_zeros(count, first.shape[1])
+    grads[list(parts[0].tasks)] = first
+    return Dense(add_up(parts[1:], grads), tuple(range(count)))
+
+
+def add_up(parts: Sequence[Part], grads: Tensor) -> Tensor:
+    """``grads``, ``(K, p)``, with the gradients in ``parts`` added to the rows of their tasks."""
     for part in parts:
         grads[list(part.tasks)] += part.dense().to(grads)
-    return Dense(grads, tuple(range(count)))
+    return grads
 
 
 def inner_products(parts: Sequence[Part], count: int) -> Tensor:

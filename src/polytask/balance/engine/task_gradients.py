@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from polytask.balance.engine.exchange import join
-from polytask.balance.engine.parts import Part, inner_products, merged, weighted_sum
+from polytask.balance.engine.parts import Part, add_up, inner_products, merged, weighted_sum
 from polytask.balance.engine.passes import Backward, Pass, accumulate
 from polytask.balance.engine.sketch import Sketch
 
@@ -61,6 +61,7 @@ class TaskGradients:
         self.scale = 1.0
         self._names: list[str] = []
         self._values: dict[str, list[Tensor]] = {}
+        self._losses: dict[str, float] | None = None
         self._parts: dict[int, list[Part]] = {i: [] for i in range(len(self.shared))}
         self._gramian: Tensor | None = None
         self._sketches: Tensor | None = None
@@ -82,6 +83,7 @@ class TaskGradients:
         if self._added == self.batches:
             raise ValueError(f"{self.batches} batches are expected, and one more is added: pass batches= at the start")
         self._added += 1
+        self._losses = None
         if not losses:
             return
         for name, loss in losses.items():
@@ -100,13 +102,14 @@ class TaskGradients:
 
     @property
     def losses(self) -> dict[str, float]:
-        self._join()
-        if not self._values:
+        if not self._join():
             return {}
-        values = torch.stack([torch.stack(v).double().sum() for v in self._values.values()]) / self.batches
-        if self.processes is not None:
-            values = self._mean(values)
-        return dict(zip(self._values, values.tolist(), strict=True))
+        if self._losses is None:
+            values = torch.stack([torch.stack(v).double().sum() for v in self._values.values()]) / self.batches
+            if self.processes is not None:
+                values = self._mean(values)
+            self._losses = dict(zip(self._values, values.tolist(), strict=True))
+        return self._losses
 
     @torch.no_grad()
     def gramian(self) -> Tensor:
@@ -129,11 +132,8 @@ class TaskGradients:
         if not self.hold:
             raise ValueError("the gradients are not held: pass hold=True at the start")
         for i, parameter in enumerate(self.shared):
-            parts = self._parts[i]
-            grads = parameter.new_zeros(len(self._names), parameter.numel())
             with torch.no_grad():
-                for part in parts:
-                    grads[list(part.tasks)] += part.dense().to(grads)
+                grads = add_up(self._parts[i], parameter.new_zeros(len(self._names), parameter.numel()))
             yield parameter, grads
 
     def jacobian(self) -> Tensor:
@@ -145,8 +145,7 @@ class TaskGradients:
     @torch.no_grad()
     def write(self, weights: Tensor) -> None:
         """Add ``sum_k weights[k] g_k`` to ``.grad`` of the shared parameters; weights, ``(K,)``, of the first process."""
-        self._join()
-        if not self._names:
+        if not self._join():
             return
         device = next(iter(self._values.values()))[0].device
         weights = weights.to(device, torch.float64)
@@ -166,7 +165,7 @@ class TaskGradients:
     @torch.no_grad()
     def write_blocks(self, aggregate: Callable[[Tensor, int], Tensor]) -> None:
         """Add ``aggregate(gradients, number)`` to ``.grad`` of each shared parameter: from ``(K, p)`` make ``(p,)``."""
-        if not self._names and not self._join():
+        if not self._join():
             return
         for i, (parameter, grads) in enumerate(self.blocks()):
             step = aggregate(grads / self.scale, i) * self.scale

@@ -54,7 +54,7 @@ class Watched(GramianWeighting):
     def __init__(self, rule: GramianWeighting) -> None:
         super().__init__()
         self.rule, self.steps, self.conflicts = rule, 0, 0
-        self.scale = rule.scale  # type: ignore[misc]
+        self.scale = rule.scale
 
     def weigh(self, gramian: Tensor, losses: Mapping[str, float]) -> Tensor:
         self.steps += 1
