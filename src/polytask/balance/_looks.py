@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import hypot
 from typing import Literal
 
@@ -20,6 +20,9 @@ Hold = Literal["each", "graph", "sum"]
 
 Gradient = dict[nn.Parameter, Tensor]
 """A gradient on each of the parameters that a loss reaches, times the factor of ``backward``; a sum over batches."""
+
+Steps = dict[nn.Parameter, tuple[Tensor, float]]
+"""For each parameter a direction, and how far to go along it."""
 
 
 class Around(Balancer):
@@ -106,23 +109,36 @@ class Looks:
             _add(total, self.gradient(name) if self.processes is not None else {})
         return total
 
-    def again(self, name: str, steps: Mapping[nn.Parameter, Tensor]) -> Gradient:
+    def again(self, name: str, steps: Steps) -> Gradient:
         """The gradient of a task from where ``steps`` lead, of this process; the weights are then what they were."""
         total: Gradient = {}
-        with moved(list(steps), list(steps.values())), frozen_statistics():
+        self._again(name, steps, lambda loss: _add(total, self._differentiate(loss, again=False)))
+        return total
+
+    def accumulate_again(self, name: str, steps: Steps, weight: float) -> None:
+        """Add ``weight`` times the gradient that `again` gives to what ``.grad`` holds."""
+
+        def backward(loss: Tensor) -> None:
+            if loss.requires_grad:
+                torch.autograd.backward(loss, torch.full_like(loss, self.factor * weight))
+
+        self._again(name, steps, backward)
+
+    def _again(self, name: str, steps: Steps, visit: Callable[[Tensor], None]) -> None:
+        directions, factors = zip(*steps.values(), strict=True)
+        with moved(list(steps), directions, factors), frozen_statistics():
             for evaluate, random, there in zip(self.batches, self.random, self.there, strict=True):
                 # Layers that talk to other processes need all of them, with or without the task.
                 if name in there or self.processes is not None:
                     random.restore()
                     losses = evaluate()
                     if name in there:
-                        _add(total, self._differentiate(losses[name], again=False))
+                        visit(losses[name])
         self._after.restore()
-        return total
 
     def steps(
         self, gradient: Gradient, tasks: Sequence[str], radii: tuple[float, float], joint: bool, adaptive: bool
-    ) -> Gradient:
+    ) -> Steps:
         """The perturbation along a joined ``gradient`` of ``tasks``: none where it vanishes or is not finite.
 
         Args:
@@ -138,11 +154,11 @@ class Looks:
             lengths, radii = [hypot(*norms)] * len(norms), (radii[0], radii[0])
         else:
             lengths = [norms[0], *[hypot(*norms[1:])] * (len(norms) - 1)]
-        steps: Gradient = {}
+        steps: Steps = {}
         for i, (group, (direction, _), length) in enumerate(zip(groups, found, lengths, strict=True)):
             rate = radii[min(i, 1)] / length if length > 0 else 0.0
             if rate > 0:
-                steps.update((p, d * rate) for p, d in zip(group, direction, strict=True))
+                steps.update((p, (d, rate)) for p, d in zip(group, direction, strict=True))
         return steps
 
     def _groups(self, gradient: Gradient, tasks: Sequence[str]) -> list[list[nn.Parameter]]:

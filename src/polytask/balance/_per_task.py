@@ -13,6 +13,9 @@ from polytask.balance._balancer import Balancer, Evaluate
 from polytask.balance.engine.passes import Backward
 from polytask.errors import InputError, TrainingError
 
+Places = list[int] | slice
+"""Where tasks stand among all; a slice where it is all of them in their order, as views are quicker than copies."""
+
 
 class PerTask(Balancer):
     """A balancer that keeps something of each task, and the same in all processes."""
@@ -38,18 +41,20 @@ class PerTask(Balancer):
         finally:
             self.processes = None
 
-    def places(self, names: Iterable[str]) -> list[int]:
+    def places(self, names: Iterable[str]) -> Places:
         """Where these tasks stand among all."""
-        return [self.tasks.index(name) for name in names]
+        names = tuple(names)
+        return slice(None) if names == self.tasks else [self.tasks.index(name) for name in names]
 
-    def agree(self, values: Mapping[str, Tensor]) -> tuple[list[int], Tensor]:
+    def agree(self, values: Mapping[str, Tensor]) -> tuple[Places, Tensor]:
         """The places of tasks and their numbers, ``(K,)``: means over the processes that have the task.
 
         Every process has to take part, also one without any task.
         """
-        places, numbers = self.places(values), [value.detach().float() for value in values.values()]
+        places = self.places(values)
         if self.processes is None:
-            return places, torch.stack(numbers)
+            return places, torch.stack(tuple(values.values())).detach().float()
+        numbers = [value.detach().float() for value in values.values()]
         device = numbers[0].device if numbers else torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
         table = torch.zeros(2, len(self.tasks), device=device)
         if numbers:
@@ -82,9 +87,8 @@ class Learned(nn.Module):
         for name in ("mean", "square", "steps"):
             self.register_buffer(name, torch.zeros_like(start))
 
-    def descend(self, at: Sequence[int], gradient: Tensor) -> None:
+    def descend(self, at: Places, gradient: Tensor) -> None:
         """One step of the entries ``at`` against their ``gradient``; one that is not finite counts as 0."""
-        at = list(at)
         # Adam does not care for the scale, and squares have to be finite.
         gradient = torch.nan_to_num(gradient.to(self.value), 0, 0, 0).clamp(-1e15, 1e15) + self.decay * self.value[at]
         self.steps[at] += 1
@@ -95,17 +99,20 @@ class Learned(nn.Module):
         self.value[at] -= self.lr * mean / (square.sqrt() + 1e-8)
 
 
-def positive(losses: Mapping[str, Tensor], method: str) -> dict[str, Tensor]:
-    """The losses whose logarithm is finite: one of 0 has nothing left to gain, and is left out.
+def positive(names: Sequence[str], values: Tensor, method: str) -> tuple[tuple[str, ...], Tensor]:
+    """The losses whose logarithm is finite, their names and ``values``: one of 0 has nothing left to gain, and is left out.
 
     Raises:
         TrainingError: a loss below 0.
     """
-    values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
-    for name, value in zip(losses, values, strict=True):
-        if value < 0:
-            raise TrainingError(f"the loss of task {name!r} is {value}: {method} takes logarithms, and needs losses > 0")
-    return {name: loss for (name, loss), value in zip(losses.items(), values, strict=True) if value > 0}
+    numbers = values.tolist()
+    for name, number in zip(names, numbers, strict=True):
+        if number < 0:
+            raise TrainingError(f"the loss of task {name!r} is {number}: {method} takes logarithms, and needs losses > 0")
+    if 0 not in numbers:
+        return tuple(names), values
+    left = [k for k, number in enumerate(numbers) if number != 0]
+    return tuple(names[k] for k in left), values[left]
 
 
 def positive_setting(**settings: float) -> None:

@@ -22,5 +22,6 @@ class LogLosses(LossWeighting):
     scale = "own"
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
-        logs = [loss.log() for loss in positive(losses, "db_mtl_log").values()]
-        return torch.stack(logs or list(losses.values())).sum()
+        values = torch.stack(tuple(losses.values()))
+        left, positives = positive(tuple(losses), values, "db_mtl_log")
+        return (positives.log() if left else values).sum()

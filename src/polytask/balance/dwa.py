@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.balance._balancer import LossWeighting, balancers
-from polytask.balance._per_task import PerTask, positive_setting
+from polytask.balance._per_task import PerTask, Places, positive_setting
 from polytask.errors import InputError
 
 
@@ -57,14 +57,16 @@ class DWA(PerTask, LossWeighting):
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
         values = torch.stack(tuple(losses.values()))
-        combined = (weights(self.rate[self.places(losses)], self.temperature).to(values) * values).sum()
+        combined = weights(self.rate[self.places(losses)], self.temperature).to(values) @ values
         self._remember(*self.agree(losses))
         return combined
 
-    def _remember(self, at: list[int], values: Tensor) -> None:
+    def _remember(self, at: Places, values: Tensor) -> None:
         self.total[at] += values
         self.count[at] += 1
         full = self.count == self.window
+        if not bool(full.any()):
+            return
         average = self.total / self.window
         self.rate = torch.where(full & (self.before != 0), average / self.before, self.rate)
         self.before = torch.where(full, average, self.before)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polytask.balance._balancer import GradientBalancer, balancers
-from polytask.balance._per_task import PerTask, positive_setting
+from polytask.balance._per_task import PerTask, Places, positive_setting
 from polytask.balance.engine.task_gradients import TaskGradients
 from polytask.errors import InputError
 
@@ -77,12 +77,12 @@ class ExcessMTL(PerTask, GradientBalancer):
         if bool(risks.isfinite().all()):  # otherwise the loss scaler has to find an overflow in the gradients
             self.squares = squares
             self._learn(at, risks)
-        weights = self.log_weights[at].double().softmax(0) * len(at)
+        weights = self.log_weights[at].double().softmax(0) * len(gradients.losses)
         gradients.write(weights)
 
-    def _risks(self, gradients: TaskGradients, at: list[int]) -> tuple[Tensor, list[Tensor]]:
+    def _risks(self, gradients: TaskGradients, at: Places) -> tuple[Tensor, list[Tensor]]:
         """The excess risks of the tasks of this step, and the squares with this step's among them."""
-        risks, squares = torch.zeros(len(at), device=self.start.device), []
+        risks, squares = torch.zeros(len(gradients.losses), device=self.start.device), []
         for i, (parameter, rows) in enumerate(gradients.blocks()):
             rows = rows.float() / gradients.scale
             if i < len(self.squares):
@@ -94,7 +94,7 @@ class ExcessMTL(PerTask, GradientBalancer):
             squares.append(sums)
         return risks, squares
 
-    def _learn(self, at: list[int], risks: Tensor) -> None:
+    def _learn(self, at: Places, risks: Tensor) -> None:
         starting = self.seen[at] < self.warmup
         self.start[at] += torch.where(starting, risks / self.warmup, 0)
         self.seen[at] = (self.seen[at] + 1).clamp(max=self.warmup)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.balance._balancer import LossWeighting, balancers
-from polytask.balance._per_task import Learned, PerTask, positive, positive_setting
+from polytask.balance._per_task import Learned, PerTask, Places, positive, positive_setting
 from polytask.errors import InputError
 
 
@@ -59,23 +59,26 @@ class FAMO(PerTask, LossWeighting):
         self.register_buffer("before", torch.full((len(tasks),), torch.nan))
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
-        left = positive(losses, "famo")
+        every = torch.stack(tuple(losses.values()))
+        left, values = positive(tuple(losses), every, "famo")
         self._learn(*self.agree(losses))
         if not left:
-            return torch.stack(tuple(losses.values())).mean()
-        values = torch.stack(tuple(left.values()))
+            return every.mean()
         z = self.logits.value[self.places(left)].softmax(0).to(values)
         # The smallest loss is taken out of c, so that neither part overflows.
-        least = values.detach().min()
-        c = least / (z * (least / values.detach())).sum()
-        return (z * c * values.log()).sum()
+        held = values.detach()
+        least = held.min()
+        c = least / (z @ (least / held))
+        return c * (z @ values.log())
 
-    def _learn(self, at: list[int], losses: Tensor) -> None:
+    def _learn(self, at: Places, losses: Tensor) -> None:
         """Descend by how the losses have changed since each task was last seen, and remember them."""
         now = losses.clamp(min=1e-30).log()
-        gains = torch.nan_to_num(self.before[at] - now)  # 0 for a task that is new
-        known = [place for place, new in zip(at, self.before[at].isnan().tolist(), strict=True) if not new]
-        if known:
-            gradient = slopes(self.logits.value[at], gains)
-            self.logits.descend(known, gradient[[at.index(place) for place in known]])
+        gains = self.before[at] - now
+        gradient = slopes(self.logits.value[at], gains.nan_to_num())  # 0 for a task that is new
+        known = ~gains.isnan()
         self.before[at] = now
+        if not bool(known.all()):
+            at, gradient = torch.arange(len(self.before), device=now.device)[at][known].tolist(), gradient[known]
+        if len(gradient):
+            self.logits.descend(at, gradient)

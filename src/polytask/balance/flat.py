@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from polytask.balance._balancer import Balancer, Evaluate, GradientBalancer, LossWeighting, balancers
-from polytask.balance._looks import Around, Gradient, Looks, accumulate
+from polytask.balance._balancer import Balancer, Evaluate, GradientBalancer, GramianWeighting, LossWeighting, balancers
+from polytask.balance._looks import Around, Gradient, Looks, Steps, accumulate
 from polytask.balance._per_task import PerTask
 from polytask.balance.engine.parts import Dense
 from polytask.balance.engine.passes import Backward
@@ -22,13 +22,40 @@ from polytask.errors import InputError
 Norm = Literal["joint", "separate"]
 
 
+class Rows:
+    """Gradients of ``count`` tasks, those on one parameter in one piece of memory."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.grads: dict[nn.Parameter, Tensor] = {}
+        self.tasks: dict[nn.Parameter, list[int]] = {}
+
+    def put(self, task: int, gradient: Gradient, minus: Gradient | None = None) -> None:
+        """Keep the gradient of the next ``task``, less ``minus``; what it does not reach counts as 0."""
+        for p, g in gradient.items():
+            if p not in self.grads:
+                self.grads[p], self.tasks[p] = g.new_empty((self.count, *g.shape)), []
+            row = self.grads[p][len(self.tasks[p])]
+            if minus is None or p not in minus:
+                row.copy_(g)
+            else:
+                torch.sub(g, minus[p], out=row)
+            self.tasks[p].append(task)
+
+    def finite(self) -> bool:
+        return all(bool(torch.linalg.vector_norm(part.grads, torch.inf).isfinite()) for part in self.parts().values())
+
+    def parts(self) -> dict[nn.Parameter, Dense]:
+        return {p: Dense(grads[: len(self.tasks[p])], tuple(self.tasks[p])) for p, grads in self.grads.items()}
+
+
 class HeldGradients(TaskGradients):
     """Task gradients that are given, in the place of those that are found from losses.
 
     Args:
         shared: the parameters.
         losses: by task, in the order of all that follows.
-        rows: for each task its gradient, of all processes together, on some of ``shared``; missing counts as 0.
+        rows: the tasks' gradients, of all processes together, on some of ``shared``.
         scale: what ``rows`` are to be divided by.
         processes: those that hold the same.
     """
@@ -37,7 +64,7 @@ class HeldGradients(TaskGradients):
         self,
         shared: Sequence[nn.Parameter],
         losses: Mapping[str, Tensor],
-        rows: Mapping[str, Gradient],
+        rows: Rows,
         scale: float = 1.0,
         processes: ProcessGroup | None = None,
     ) -> None:
@@ -45,10 +72,8 @@ class HeldGradients(TaskGradients):
         self.scale = scale
         self._names = list(losses)
         self._values = {name: [loss.detach()] for name, loss in losses.items()}
-        for i, parameter in enumerate(self.shared):
-            there = [(k, rows[name][parameter]) for k, name in enumerate(self._names) if parameter in rows[name]]
-            if there:
-                self._parts[i] = [Dense(torch.stack([row for _, row in there]), tuple(k for k, _ in there))]
+        parts = rows.parts()
+        self._parts.update((i, [parts[p]]) for i, p in enumerate(self.shared) if p in parts)
         self._joined = True
 
 
@@ -130,40 +155,48 @@ class FlatRegions(Around):
         if isinstance(self.inner, LossWeighting):
             weights = _slopes(self.inner, looks, backward)
             for name, weight in weights.items():
-                accumulate(self._look(looks, name)[1], weight)
+                before, steps = self._look(looks, name)
+                if steps:
+                    looks.accumulate_again(name, steps, weight)
+                else:
+                    accumulate(before, weight)
         elif isinstance(self.inner, GradientBalancer):
             self._settle(self.inner, looks)
 
-    def _look(self, looks: Looks, name: str) -> tuple[Gradient, Gradient]:
-        """The gradients of a task from where the weights are, of all processes, and from where it is worst, of this one."""
+    def _look(self, looks: Looks, name: str) -> tuple[Gradient, Steps]:
+        """The gradient of a task, of all processes, and the steps to where its loss is worst: none if not to be moved."""
         before = looks.gradient(name)
-        steps = looks.steps(before, [name], (self.rho, self.rho_own), self.norm == "joint", self.adaptive)
-        return before, looks.again(name, steps) if steps else before
+        return before, looks.steps(before, [name], (self.rho, self.rho_own), self.norm == "joint", self.adaptive)
 
     def _settle(self, inner: GradientBalancer, looks: Looks) -> None:
         shared = set(looks.shared)
-        rows: dict[str, Gradient] = {}
-        after: dict[str, Gradient] = {}
-        for name in looks.names:
-            before, found = self._look(looks, name)
+        rows, after = Rows(len(looks.names)), Rows(len(looks.names))
+        for k, name in enumerate(looks.names):
+            before, steps = self._look(looks, name)
+            found = looks.again(name, steps) if steps else before
             accumulate({p: g for p, g in found.items() if p not in shared})
-            after[name] = looks.joined({p: g for p, g in found.items() if p in shared})
-            if self.flat is not None:
-                rows[name] = {p: g for p, g in before.items() if p in shared}
+            found = looks.joined({p: g for p, g in found.items() if p in shared})
+            if self.flat is None:
+                after.put(k, found)
+            else:
+                rows.put(k, {p: g for p, g in before.items() if p in shared})
+                after.put(k, found, minus=before)
 
-        def held(rows: Mapping[str, Gradient]) -> HeldGradients:
-            return HeldGradients(looks.shared, looks.losses, rows, looks.factor * len(looks.batches), looks.processes)
+        def settle(balancer: GradientBalancer, rows: Rows, finite: bool) -> None:
+            scale = looks.factor * len(looks.batches)
+            held = HeldGradients(looks.shared, looks.losses, rows, scale, looks.processes)
+            if finite:
+                balancer.settle(held)
+            else:
+                held.write(torch.ones(rows.count))
 
-        finite = all(bool(g.isfinite().all()) for row in after.values() for g in row.values())
-        if not finite:
-            held(after).write(torch.ones(len(after)))
-        elif not isinstance(self.flat, GradientBalancer):
-            inner.settle(held(after))
+        # A Gramian tells its balancer whether all is finite.
+        finite = isinstance(inner, GramianWeighting) or after.finite()
+        if self.flat is None:
+            settle(inner, after, finite)
         else:
-            flat = {name: {p: g - rows[name][p] for p, g in row.items()} for name, row in after.items()}
-            inner.settle(held(rows))
-            del rows, after
-            self.flat.settle(held(flat))
+            settle(inner, rows, finite)
+            settle(self.flat, after, finite)
 
 
 def _slopes(inner: LossWeighting, looks: Looks, backward: Backward) -> dict[str, float]:

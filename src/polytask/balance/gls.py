@@ -24,5 +24,6 @@ class GLS(LossWeighting):
     scale = "mean"
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
-        logs = [loss.log() for loss in positive(losses, "gls").values()]
-        return torch.stack(logs).mean().exp() if logs else torch.stack(tuple(losses.values())).sum()
+        values = torch.stack(tuple(losses.values()))
+        left, positives = positive(tuple(losses), values, "gls")
+        return positives.log().mean().exp() if left else values.sum()

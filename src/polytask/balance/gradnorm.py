@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.balance._balancer import balancers
-from polytask.balance._per_task import Learned, PerTask, positive_setting
+from polytask.balance._per_task import Learned, PerTask, Places, positive_setting
 from polytask.balance.engine.passes import Backward
 from polytask.errors import InputError
 
@@ -77,7 +77,7 @@ class GradNorm(PerTask):
             norms[name] = torch.zeros_like(loss) if None in found or not found else found[0].norm()
         return norms
 
-    def _learn(self, at: list[int], losses: Tensor, norms: Tensor) -> None:
+    def _learn(self, at: Places, losses: Tensor, norms: Tensor) -> None:
         first = torch.where(self.first[at] == 0, losses, self.first[at])
         self.first[at] = first
         ratios = torch.where(first == 0, torch.ones_like(losses), losses / first).clamp(0, 1e6)

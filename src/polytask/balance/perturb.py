@@ -15,6 +15,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from polytask.balance.engine.graph import leaves
 from polytask.errors import InputError
 
+Move = Callable[[float | Sequence[float], Sequence[Tensor]], None]
+
 
 def ascent(weights: Sequence[Tensor], gradients: Sequence[Tensor], adaptive: bool) -> tuple[list[Tensor], float]:
     """The direction of a perturbation, and its radius as it is: ``v`` and ``|v|`` of the gradient ``v`` of all ``weights``.
@@ -57,17 +59,18 @@ def perturbation(
 
 
 @contextmanager
-def restored(parameters: Sequence[Tensor]) -> Iterator[Callable[[float, Sequence[Tensor]], None]]:
+def restored(parameters: Sequence[Tensor]) -> Iterator[Move]:
     """A block in which ``parameters`` may move, and which leaves them with the bits that they had.
 
-    Gives a function that adds a factor times steps to them. Losses that were computed before can be differentiated after
-    the block, as their weights are again what they were.
+    Gives a function that adds a factor, or one for each, times steps to them. Losses that were computed before can be
+    differentiated after the block, as their weights are again what they were.
     """
     before = [p.detach().clone() for p in parameters]
 
-    def move(factor: float, steps: Sequence[Tensor]) -> None:
+    def move(factor: float | Sequence[float], steps: Sequence[Tensor]) -> None:
+        factors = [factor] * len(steps) if isinstance(factor, float) else factor
         # Through .data, which tells autograd nothing. Half precision copies of weights are no longer theirs.
-        for p, step in zip(parameters, steps, strict=True):
+        for p, factor, step in zip(parameters, factors, steps, strict=True):
             p.data.add_(step.to(p.dtype), alpha=factor)
         torch.clear_autocast_cache()
 
@@ -80,10 +83,10 @@ def restored(parameters: Sequence[Tensor]) -> Iterator[Callable[[float, Sequence
 
 
 @contextmanager
-def moved(parameters: Sequence[Tensor], steps: Sequence[Tensor]) -> Iterator[None]:
-    """``steps`` are added to ``parameters`` inside the block, as in `restored`."""
+def moved(parameters: Sequence[Tensor], steps: Sequence[Tensor], factor: float | Sequence[float] = 1.0) -> Iterator[None]:
+    """A factor, or one for each, times ``steps`` is added to ``parameters`` inside the block, as in `restored`."""
     with restored(parameters) as move:
-        move(1.0, steps)
+        move(factor, steps)
         yield
 
 

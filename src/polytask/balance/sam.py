@@ -56,7 +56,8 @@ class SAM(Around):
             looks.random[i].restore()
             return batches[i]()
 
-        with moved(list(steps), list(steps.values())), frozen_statistics():
+        directions, factors = [d for d, _ in steps.values()], [f for _, f in steps.values()]
+        with moved(list(steps), directions, factors), frozen_statistics():
             self.inner.step([partial(again, i) for i in range(len(batches))], shared, backward, processes)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polytask.balance._balancer import LossWeighting, balancers
-from polytask.balance._per_task import PerTask, positive, positive_setting
+from polytask.balance._per_task import PerTask, Places, positive, positive_setting
 from polytask.errors import InputError, suggest
 
 
@@ -36,6 +36,8 @@ class STCH(PerTask, LossWeighting):
     """
 
     scale = "own"
+    lambdas: Tensor
+    ideals: Tensor
     total: Tensor
     count: Tensor
 
@@ -62,26 +64,37 @@ class STCH(PerTask, LossWeighting):
         for name in (*self.preference, *self.reference):
             if name not in tasks:
                 raise InputError(f"preference or reference names an unknown task {name!r}: {suggest(name, tasks)}")
+        lambdas = [self.preference.get(name, 1.0) for name in tasks]
+        ideals = [self.reference.get(name, 0.0) for name in tasks]
+        for name, numbers in (("lambdas", lambdas), ("ideals", ideals)):
+            self.register_buffer(name, torch.tensor(numbers), persistent=False)
         self.register_buffer("total", torch.zeros(len(tasks)))
         self.register_buffer("count", torch.zeros(len(tasks)))
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor:
-        gaps = {name: loss - self.reference.get(name, 0.0) for name, loss in losses.items()}
+        names, values = tuple(losses), torch.stack(tuple(losses.values()))
+        at = self.places(names)
+        gaps = values - self.ideals[at].to(values)
         # Only a loss that has a reference may be below it.
-        left = positive({name: gap.clamp(min=0) if name in self.reference else gap for name, gap in gaps.items()}, "stch")
-        at = self.places(left)
-        warm = bool((self.count[at] == self.warmup + self.window).all())
+        below = gaps.new_tensor([name in self.reference for name in names], dtype=torch.bool) if self.reference else None
+        left, positives = positive(names, gaps if below is None else torch.where(below, gaps.clamp(min=0), gaps), "stch")
+        if left != names:
+            at = self.places(left)
+        full = self.warmup + self.window
+        over = bool((self.count == full).all())
+        warm = over or bool((self.count[at] == full).all())
         nadir = self.total[at] / self.window
-        self._remember(*self.agree(gaps))
+        if not over:
+            self._remember(*self.agree(dict(zip(names, gaps.unbind(), strict=True))))
         if not left:
-            return torch.stack(tuple(losses.values())).sum()
-        logs = torch.stack([gap.log() for gap in left.values()])
+            return values.sum()
+        logs = positives.log()
         if not warm:
             return logs.sum()
-        lambdas = logs.new_tensor([self.preference.get(name, 1.0) for name in left])
+        lambdas = self.lambdas[at].to(values)
         return len(left) * smooth_maximum(lambdas * (logs - nadir.clamp(min=1e-30).log()), self.mu)
 
-    def _remember(self, at: list[int], gaps: Tensor) -> None:
+    def _remember(self, at: Places, gaps: Tensor) -> None:
         """Count the losses of each task, and add up those of its window."""
         seen = self.count[at]
         inside = (seen >= self.warmup) & (seen < self.warmup + self.window)
