@@ -30,7 +30,7 @@ _HOMES = {
     "save": "polytask.store",
     "task_scope": "polytask.scope",
 }
-_MODULES = ("balance", "data", "measure", "nn", "papers", "share", "testing")
+_MODULES = ("balance", "data", "measure", "merge", "nn", "papers", "share", "testing")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from polytask import balance as balance
     from polytask import data as data
     from polytask import measure as measure
+    from polytask import merge as merge
     from polytask import nn as nn
     from polytask import papers as papers
     from polytask import share as share

@@ -1,0 +1,33 @@
+"""Merge: many fine-tuned models into one, in memory that does not depend on their size."""
+
+from polytask.merge.checkpoint import open_checkpoint
+from polytask.merge.engine.rule import Rule, rules
+from polytask.merge.merging import merge_checkpoints, merge_state_dicts
+from polytask.merge.plan import Plan, Policy, make_plan
+from polytask.merge.rules.average import Average
+from polytask.merge.rules.breadcrumbs import Breadcrumbs
+from polytask.merge.rules.dare import DARE
+from polytask.merge.rules.model_stock import ModelStock
+from polytask.merge.rules.multi_slerp import MultiSLERP
+from polytask.merge.rules.slerp import SLERP
+from polytask.merge.rules.task_arithmetic import TaskArithmetic
+from polytask.merge.rules.ties import TIES
+
+__all__ = [
+    "DARE",
+    "SLERP",
+    "TIES",
+    "Average",
+    "Breadcrumbs",
+    "ModelStock",
+    "MultiSLERP",
+    "Plan",
+    "Policy",
+    "Rule",
+    "TaskArithmetic",
+    "make_plan",
+    "merge_checkpoints",
+    "merge_state_dicts",
+    "open_checkpoint",
+    "rules",
+]

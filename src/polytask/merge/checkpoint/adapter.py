@@ -1,0 +1,282 @@
+"""Low-rank adapters as PEFT saves them, read as the whole model that they make of their base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import torch
+from torch import Tensor
+
+from polytask.errors import InputError
+from polytask.merge.checkpoint._checkpoint import Checkpoint, Entry, Source, nearest, quoted
+from polytask.merge.checkpoint.header import LIMIT, open_regular, parse
+from polytask.merge.checkpoint.opening import ADAPTERS, open_checkpoint
+
+T = TypeVar("T", int, float)
+
+BLOCK = 2**18
+"""Elements of the product of two factors that are computed at a time, in whole rows."""
+
+REFUSED = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "velora_config",
+)
+"""Settings that make of an adapter something else than the base plus ``scaling * B @ A``."""
+
+
+class _Settings(pydantic.BaseModel):
+    """What is needed of ``adapter_config.json``."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    peft_type: str
+    r: pydantic.PositiveInt
+    lora_alpha: pydantic.FiniteFloat = 8
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, pydantic.FiniteFloat] = {}
+    init_lora_weights: Any = True
+
+    def scaling(self, module: str, rank: int) -> float:
+        alpha = _by_pattern(self.alpha_pattern, module, self.lora_alpha)
+        return alpha / (rank**0.5 if self.use_rslora else rank)
+
+
+@dataclass(frozen=True)
+class _Delta:
+    """``scaling * left @ right``, ``(R, r)`` by ``(r, C)``: what is added to a tensor, seen as ``R`` rows of ``C``."""
+
+    left: Tensor
+    right: Tensor
+    scaling: float
+
+
+class _Sum:
+    """Tensors of a source, each with its delta added, in float32 or, for float64, in that."""
+
+    def __init__(self, below: Mapping[str, Source], deltas: Mapping[str, _Delta]) -> None:
+        self._below = below
+        self._deltas = deltas
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        delta = self._deltas[name]
+        piece = self._below[name].read(name, start, stop)
+        total = torch.empty_like(piece)
+        exact = torch.promote_types(piece.dtype, torch.float32)
+        right = delta.right.to(exact)
+        width = right.shape[1]
+        # The same blocks whatever piece is asked for: the sums of a product may depend on how many rows it has.
+        rows = max(1, BLOCK // width)
+        for first in range(start // (rows * width) * rows, -(-stop // width), rows):
+            product = (delta.left[first : first + rows].to(exact) @ right).mul_(delta.scaling).flatten()
+            low, high = max(start, first * width), min(stop, first * width + len(product))
+            here = slice(low - start, high - start)
+            total[here] = piece[here].to(exact) + product[low - first * width : high - first * width]
+        return total
+
+    def release(self, name: str) -> None:
+        self._below[name].release(name)
+
+
+class _Renamed:
+    """Tensors of a source under other names."""
+
+    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+        self._source = source
+        self._names = names
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        return self._source.read(self._names[name], start, stop)
+
+    def release(self, name: str) -> None:
+        self._source.release(self._names[name])
+
+
+def open_adapter(path: Path | str, base: Checkpoint) -> Checkpoint:
+    """Open a LoRA adapter as the model that it makes of ``base``: ``W + scaling * B @ A`` for the weights that it adapts.
+
+    Hu et al., *LoRA: low-rank adaptation of large language models*, ICLR 2022. ``scaling`` is ``alpha / r``, or
+    ``alpha / sqrt(r)`` with ``use_rslora`` (Kalajdzievski, *A rank stabilization scaling factor for fine-tuning with LoRA*,
+    2023), by module where ``rank_pattern`` and ``alpha_pattern`` say so. ``A`` is ``(r, in)`` and ``B`` ``(out, r)``, for a
+    linear layer, for one that stores its weight as ``(in, out)``, for an embedding or for a convolution. Where a square
+    weight leaves open which way it lies, ``fan_in_fan_out`` decides. Nothing is computed until it is read; then a
+    block of rows at a time, in float32, rounded once to the base's dtype. (PEFT rounds the product to the
+    adapter's dtype and the sum to the base's.)
+
+    Modules saved whole (``modules_to_save``, biases, embeddings) take the place of the base's, in the shape and dtype in
+    which they were saved; one that the base has not, such as a new head, is added. All else is the base's. Names may
+    differ by one leading part, as when the base was saved without its head (``h.0`` and ``transformer.h.0``).
+
+    Args:
+        path: a folder with ``adapter_config.json`` and ``adapter_model.safetensors`` or ``adapter_model.bin``.
+        base: the model that the adapter was trained on. It stays the caller's to close, after this one.
+
+    Raises `InputError` for adapters that are no plain LoRA (such as ``use_dora``), for factors that do not fit the base, and
+    for tensors in the adapter that would otherwise be ignored.
+    """
+    path = Path(path)
+    settings = _read_settings(path / "adapter_config.json")
+    file = next((path / name for name in ADAPTERS if (path / name).is_file()), None)
+    if file is None:
+        raise InputError(f"{path}: no factors, expected {' or '.join(ADAPTERS)}")
+    adapter = open_checkpoint(file)
+
+    factors: dict[str, dict[str, str]] = {}
+    saved: dict[str, str] = {}
+    for full in adapter.entries:
+        name, part = _split(file, full)
+        kept, key = (saved, name) if part is None else (factors.setdefault(name, {}), part)
+        if key in kept:
+            raise InputError(f"{file}: tensors {quoted(kept[key])} and {quoted(full)} stand for the same")
+        kept[key] = full
+    if not factors:
+        raise InputError(f"{file}: no LoRA factors, expected lora_A and lora_B of at least one module")
+    rename = _renaming(file, factors, base)
+
+    replaced = {name if rename(name) not in base.entries else rename(name): full for name, full in saved.items()}
+    entries = dict(base.entries)
+    entries.update({name: replace(adapter.entries[full], name=name) for name, full in replaced.items()})
+    sources: dict[str, Source] = dict.fromkeys(base.entries, base)
+    sources.update({name: _Renamed(adapter, replaced) for name in replaced})
+
+    deltas: dict[str, _Delta] = {}
+    for module, names in factors.items():
+        weight = entries[f"{rename(module)}.weight"]
+        if weight.name in deltas:
+            raise InputError(f"{file}: module {quoted(module)} and another one both adapt the base's {weight.name}")
+        deltas[weight.name] = _delta(file, module, names, adapter, settings, weight)
+        if "bias" in names:
+            bias = entries.get(f"{rename(module)}.bias")
+            deltas[f"{rename(module)}.bias"] = _bias(file, names["bias"], adapter, deltas[weight.name].scaling, bias)
+    total = _Sum(dict(sources), deltas)
+    sources.update(dict.fromkeys(deltas, total))
+    return Checkpoint(path, [*base.files, *adapter.files], entries, base.metadata, sources)
+
+
+def _read_settings(path: Path) -> _Settings:
+    with open_regular(path) as file:
+        content = parse(file.read(LIMIT), str(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a {type(content).__name__}, expected a JSON object")
+    # PEFT writes null for what was left out.
+    try:
+        settings = _Settings.model_validate({key: value for key, value in content.items() if value is not None})
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {place} {quoted(first['input'])}: {first['msg']}") from error
+    if settings.peft_type != "LORA":
+        raise InputError(f"{path}: peft_type {quoted(settings.peft_type)}, expected 'LORA'")
+    for key in REFUSED:
+        if content.get(key):
+            raise InputError(f"{path}: {key} {quoted(content[key])}, expected plain LoRA, whose deltas are scaling * B @ A")
+    for pattern in (*settings.rank_pattern, *settings.alpha_pattern):
+        try:
+            re.compile(rf"(.*\.)?({pattern})$")
+        except re.error as error:
+            raise InputError(f"{path}: pattern {quoted(pattern)}: {error}, expected a regular expression") from error
+    start = settings.init_lora_weights
+    if isinstance(start, str) and start.lower() not in ("gaussian", "orthogonal", "eva"):
+        raise InputError(
+            f"{path}: init_lora_weights {quoted(start)} changes the base as training starts, expected an adapter to the "
+            "unchanged base (peft: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+        )
+    return settings
+
+
+def _split(file: Path, full: str) -> tuple[str, str | None]:
+    """A tensor of an adapter: the module's name and which factor (``A``, ``B``, ``embedding_A``, ..., ``bias``), or the
+    name of a tensor saved whole and ``None``."""
+    name = full.removeprefix("base_model.model.")
+    if name == full:
+        raise InputError(f"{file}: tensor {quoted(full)}, expected names that start with 'base_model.model.'")
+    factor = re.fullmatch(r"(.+)\.lora_(?:([AB])\.weight|(embedding_[AB])|B\.(bias))", name)
+    if factor:
+        return factor[1], factor[2] or factor[3] or factor[4]
+    if ".lora_" in name:
+        raise InputError(f"{file}: tensor {quoted(full)}, expected the factors of plain LoRA")
+    return re.sub(r"\.(modules_to_save|base_layer)(?=\.)", "", name), None
+
+
+def _renaming(file: Path, modules: Iterable[str], base: Checkpoint) -> Callable[[str], str]:
+    """From the adapter's names to the base's: as they are, less their first part, or with one of the base's before them."""
+
+    def shortened(name: str) -> str:
+        return name.partition(".")[2]
+
+    def prefixed(head: str) -> Callable[[str], str]:
+        return lambda name: f"{head}.{name}"
+
+    heads = sorted({name.partition(".")[0] for name in base.entries})
+    modules = list(modules)
+    ways: list[Callable[[str], str]] = [str, shortened, *map(prefixed, heads)]
+    for way in ways:
+        if all(f"{way(module)}.weight" in base.entries for module in modules):
+            return way
+    lacking = next(f"{module}.weight" for module in modules if f"{module}.weight" not in base.entries)
+    raise InputError(f"{file}: adapts {quoted(lacking)}, which {base.path} has not, {nearest(lacking, base.entries)}")
+
+
+def _delta(
+    file: Path, module: str, names: Mapping[str, str], adapter: Checkpoint, settings: _Settings, weight: Entry
+) -> _Delta:
+    where = f"{file}: module {quoted(module)}"
+    pair = ("embedding_A", "embedding_B") if "embedding_A" in names or "embedding_B" in names else ("A", "B")
+    if set(names) - {"bias"} != set(pair):
+        raise InputError(f"{where}: factors {', '.join(sorted(names))}, expected {' and '.join(pair)}")
+    a, b = (_factor(adapter, names[part]) for part in pair)
+    rank = _by_pattern(settings.rank_pattern, module, settings.r)
+    if a.dim() < 2 or a.shape[0] != rank or rank < 1:
+        raise InputError(f"{where}: A is {tuple(a.shape)}, expected rank {rank} as adapter_config.json says")
+    if not weight.is_float:
+        raise InputError(f"{where}: the base's {weight.name} is {weight.dtype}, expected floating-point numbers")
+    # A convolution's B is (out, r, 1, ...): a product of matrices all the same.
+    matrices = a.flatten(1), b.view(b.shape[:2]) if b.dim() > 1 and b[0, 0].numel() == 1 else b
+    plain = b.shape[1:2] == (rank,) and (b.shape[0], *a.shape[1:]) == weight.shape
+    turned = a.dim() == b.dim() == 2 and b.shape[1] == rank and (a.shape[1], b.shape[0]) == weight.shape
+    lies_turned = pair[0] == "embedding_A" or settings.fan_in_fan_out
+    scaling = settings.scaling(module, rank)
+    if turned and (lies_turned or not plain):
+        return _Delta(a.T, b.T, scaling)
+    if plain and pair[0] == "A" and matrices[1].shape == b.shape[:2]:
+        return _Delta(matrices[1], matrices[0], scaling)
+    raise InputError(
+        f"{where}: A {tuple(a.shape)} and B {tuple(b.shape)} do not fit the base's {weight.name} of shape {weight.shape}"
+    )
+
+
+def _bias(file: Path, full: str, adapter: Checkpoint, scaling: float, bias: Entry | None) -> _Delta:
+    values = _factor(adapter, full)
+    if bias is None or bias.shape != tuple(values.shape) or not bias.is_float:
+        raise InputError(f"{file}: tensor {quoted(full)} of shape {tuple(values.shape)}: the base has no bias like it")
+    return _Delta(values[:, None], values.new_ones(1, 1), scaling)
+
+
+def _factor(adapter: Checkpoint, name: str) -> Tensor:
+    entry = adapter.entries[name]
+    if not entry.is_float or not entry.numel:
+        raise InputError(f"{adapter.path}: tensor {quoted(name)}: {entry.dtype} {entry.shape}, expected numbers")
+    return adapter.read(name).view(entry.shape)
+
+
+def _by_pattern(patterns: Mapping[str, T], module: str, default: T) -> T:
+    """The value whose pattern, a regular expression, matches the end of the module's name; the first, as in PEFT."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default

@@ -1,0 +1,101 @@
+"""What a rule of merging is: a pure function of chunks, and the statistics that it needs first."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from polytask.errors import InputError
+from polytask.merge.engine.chunk import Chunk
+from polytask.register import Register
+
+PerModel: TypeAlias = float | Sequence[float]
+"""One number for all models, or one for each."""
+
+
+def magnitudes(chunk: Chunk) -> Tensor:
+    """The absolute values of a chunk's rows, ``(K, n)``, in its scratch room."""
+    return torch.abs(chunk.rows, out=chunk.scratch)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """A statistic: for each model where its values are cut so that so many are above, a list of `Cut` by model.
+
+    Args:
+        name: the key in ``chunk.found``.
+        counts: from the number of values to how many are to be above each cut, for each model.
+        values: what is ordered, ``(K, n)``; it may use statistics that are declared before this one.
+        scope: the values of one tensor, or those of all tensors together.
+        signed: whether values may be negative; none of them is -0 then.
+    """
+
+    name: str
+    counts: Callable[[int], Sequence[Sequence[int]]]
+    values: Callable[[Chunk], Tensor] = magnitudes
+    scope: Literal["tensor", "model"] = "tensor"
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Products:
+    """A statistic: the inner products of a tensor's rows, ``(K, K)``, float64."""
+
+    name: str
+
+
+Statistic: TypeAlias = Cuts | Products
+
+
+class Rule(ABC):
+    """One way of merging; a frozen dataclass whose fields are its settings.
+
+    Attributes:
+        vectors: whether rows are task vectors, a model less the base, or the models' weights themselves.
+        needs_base: whether it cannot do without a base model.
+        cut: where a tensor may be cut into chunks: at any ``"element"``, at a ``"row"`` of its last dimension, or not at
+            all (``"tensor"``).
+        models: how many models it merges, or ``None`` for any number.
+    """
+
+    vectors: ClassVar[bool] = True
+    needs_base: ClassVar[bool] = True
+    cut: Literal["element", "row", "tensor"] = "element"
+    models: ClassVar[int | None] = None
+
+    def statistics(self, count: int) -> Sequence[Statistic]:
+        """What has to be known before any chunk of a tensor is merged, for ``count`` models, in the order of need."""
+        return ()
+
+    @abstractmethod
+    def merge(self, chunk: Chunk) -> Tensor:
+        """The merged elements, ``(n,)``, in the precision of the chunk."""
+
+    def but(self, **settings: Any) -> Rule:
+        """This rule with other settings."""
+        return replace(self, **settings)  # type: ignore[type-var]
+
+
+def per_model(value: PerModel, count: int, setting: str) -> list[float]:
+    """A number for each of ``count`` models."""
+    if isinstance(value, int | float):
+        return [float(value)] * count
+    if len(value) != count:
+        raise InputError(f"{setting} has {len(value)} numbers, expected one for each of {count} models")
+    return [float(number) for number in value]
+
+
+def share(value: PerModel, setting: str) -> None:
+    """Raise `InputError` unless every number is in [0, 1]."""
+    for number in [value] if isinstance(value, int | float) else value:
+        if not 0 <= number <= 1:
+            raise InputError(f"{setting} {number:g}: expected a number from 0 to 1")
+
+
+rules: Register[Callable[..., Rule]] = Register("merging rule")
+"""Every rule by name."""

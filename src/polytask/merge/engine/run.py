@@ -1,0 +1,215 @@
+"""The one loop of merging: statistics first, then chunk after chunk, in memory that does not depend on the models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from polytask.errors import InputError
+from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.ranks import BINS, SAMPLE, Cut, Ranking, exactly
+from polytask.merge.engine.rule import Cuts, Products, Rule, Statistic
+
+CHUNK = 2**16
+"""Elements of one model in a chunk: what a chunk of eight models needs stays in a processor's cache."""
+
+BLOCK = 2**12
+"""Elements whose products are added up at once: sums do not depend on how chunks are cut."""
+
+
+class Source(Protocol):
+    """Tensors by name, of which pieces can be read; a `Checkpoint` is one."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Elements ``start`` to ``stop`` of a flattened tensor."""
+
+    def release(self, name: str) -> None:
+        """A hint: the tensor is not needed for a while."""
+
+
+class InMemory:
+    """A state dict as a source."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        return self.tensors[name].detach().reshape(-1)[start:stop]
+
+    def release(self, name: str) -> None:
+        pass
+
+
+Write = Callable[[str, int, Tensor], None]
+"""Takes merged elements of a tensor, from the element with this number on; chunks of a tensor come in order."""
+
+
+class Merge:
+    """A merge of some tensors, all of which every model has in the same shape.
+
+    Args:
+        rule: for all tensors, or from a tensor's name to its own.
+        models: what is merged.
+        base: what the models were fine-tuned from, if any.
+        shapes: of the tensors, by name; they are merged in this order, which must not depend on how files are laid out.
+        dtype: of the arithmetic, float32 or float64.
+        chunk: elements of one model that are read at a time, at least `BLOCK`; it is rounded down to whole blocks.
+    """
+
+    def __init__(
+        self,
+        rule: Rule | Callable[[str], Rule],
+        models: Sequence[Source],
+        base: Source | None,
+        shapes: Mapping[str, Sequence[int]],
+        dtype: torch.dtype = torch.float32,
+        chunk: int = CHUNK,
+    ) -> None:
+        self.models, self.base = list(models), base
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.rules = {name: rule if isinstance(rule, Rule) else rule(name) for name in shapes}
+        self.dtype = dtype
+        self.size = max(chunk // BLOCK, 1) * BLOCK
+        for each in set(map(type, self.rules.values())):
+            self._check(each)
+        self._found: dict[str, Any] = {}
+        self._buffer = torch.empty(2, 0, dtype=dtype)
+
+    def _check(self, kind: type[Rule]) -> None:
+        if kind.needs_base and self.base is None:
+            raise InputError(f"{kind.__name__} works on task vectors: expected a base model")
+        if kind.models is not None and kind.models != len(self.models):
+            raise InputError(f"{kind.__name__} merges {kind.models} models, not {len(self.models)}")
+
+    @torch.no_grad()
+    def run(self, write: Write, only: Iterable[str] | None = None) -> None:
+        """Merge all tensors, or ``only`` these: then statistics of all tensors together are still those of all."""
+        self._whole_model()
+        for name in self.shapes if only is None else only:
+            found = self._of_tensor(name)
+            for chunk in self.chunks(name, found):
+                merged = self.rules[name].merge(chunk)
+                if not bool(merged.isfinite().all()):
+                    raise InputError(f"tensor {name!r}: the merged values are not finite; {self._culprit(chunk)}")
+                write(name, chunk.start, merged)
+
+    def chunks(self, name: str, found: Mapping[str, Any]) -> Iterator[Chunk]:
+        shape = self.shapes[name]
+        total, rule = math.prod(shape), self.rules[name]
+        step = self.size
+        if rule.cut == "row" and shape:
+            step = max(step // max(shape[-1], 1), 1) * shape[-1]
+        elif rule.cut == "tensor":
+            step = max(total, 1)
+        for start in range(0, total, step):
+            yield self._chunk(name, start, min(start + step, total), found)
+        for source in [*self.models, *([] if self.base is None else [self.base])]:
+            source.release(name)
+
+    def _chunk(self, name: str, start: int, stop: int, found: Mapping[str, Any]) -> Chunk:
+        count, size = len(self.models), stop - start
+        if self._buffer.shape[1] < count * size:
+            self._buffer = torch.empty(2, count * size, dtype=self.dtype)
+        rows, scratch = self._buffer[:, : count * size].view(2, count, size)
+        for row, model in zip(rows, self.models, strict=True):
+            row.copy_(model.read(name, start, stop))
+        base = None if self.base is None else self.base.read(name, start, stop).to(self.dtype)
+        if self.rules[name].vectors and base is not None:
+            rows -= base
+        return Chunk(name, self.shapes[name], start, base, rows, scratch, found)
+
+    def _culprit(self, chunk: Chunk) -> str:
+        stop = chunk.start + chunk.rows.shape[1]
+        sources = [*enumerate(self.models, 1), *([] if self.base is None else [("base", self.base)])]
+        bad = [str(k) for k, model in sources if not bool(model.read(chunk.name, chunk.start, stop).isfinite().all())]
+        return f"neither are those of model {', '.join(bad)}" if bad else "the models' are: the settings are too large"
+
+    # Statistics
+
+    def _whole_model(self) -> None:
+        """The statistics of all tensors together."""
+        self._found = {}
+        wanted: dict[str, list[str]] = {}
+        for name, rule in self.rules.items():
+            for statistic in rule.statistics(len(self.models)):
+                if isinstance(statistic, Cuts) and statistic.scope == "model":
+                    wanted.setdefault(statistic.name, []).append(name)
+        for key, names in wanted.items():
+            cuts = [self._statistic(name, key) for name in names]
+            total = sum(math.prod(self.shapes[name]) for name in names)
+            counts = cuts[0].counts(total)
+            if any(other.counts(total) != counts for other in cuts):
+                raise InputError(f"{type(self.rules[names[0]]).__name__}: one cut for all tensors needs one setting for all")
+            every = dict(zip(names, cuts, strict=True))
+            sample = torch.cat([self._sample(every[name], name, total) for name in names], 1)
+            ranking = Ranking(counts, total, sample, self.dtype, cuts[0].signed)
+
+            def a_pass(every: Mapping[str, Cuts] = every) -> Iterator[Tensor]:
+                for name, statistic in every.items():
+                    for chunk in self.chunks(name, self._found):
+                        yield statistic.values(chunk)
+
+            self._found[key] = ranking.run(a_pass() for _ in iter(int, 1))
+
+    def _statistic(self, name: str, key: str) -> Cuts:
+        found = [s for s in self.rules[name].statistics(len(self.models)) if isinstance(s, Cuts) and s.name == key]
+        return found[0]
+
+    def _of_tensor(self, name: str) -> dict[str, Any]:
+        """The statistics of one tensor, with those of all tensors together."""
+        found = dict(self._found)
+        for statistic in self.rules[name].statistics(len(self.models)):
+            if statistic.name not in found:
+                found[statistic.name] = self._find(statistic, name, found)
+        return found
+
+    def _find(self, statistic: Statistic, name: str, found: Mapping[str, Any]) -> Any:
+        if isinstance(statistic, Products):
+            return self._products(name)
+        total = math.prod(self.shapes[name])
+        counts = statistic.counts(total)
+        if total <= self.size:
+            values = [statistic.values(chunk).clone() for chunk in self.chunks(name, found)]
+            return [exactly(row, wanted) for row, wanted in zip(torch.cat(values, 1), counts, strict=True)] if values else []
+        ranking = Ranking(counts, total, self._sample(statistic, name, total, found), self.dtype, statistic.signed)
+        return ranking.run((statistic.values(chunk) for chunk in self.chunks(name, found)) for _ in iter(int, 1))
+
+    def _sample(self, statistic: Cuts, name: str, of: int, found: Mapping[str, Any] | None = None) -> Tensor:
+        """Some values of a tensor: its share of those that are looked at of ``of`` values, in blocks from all over it."""
+        total = math.prod(self.shapes[name])
+        wanted = min(total, max(-(-SAMPLE * total // of), 64))
+        width = min(1024, wanted)
+        blocks = max(wanted // width, 1) if wanted else 0
+        starts = [i * (total - width) // max(blocks - 1, 1) for i in range(blocks)]
+        known = self._found if found is None else found
+        values = [statistic.values(self._chunk(name, start, start + width, known)).clone() for start in starts]
+        return torch.cat(values, 1) if values else torch.empty(len(self.models), 0, dtype=self.dtype)
+
+    def _products(self, name: str) -> Tensor:
+        count = len(self.models)
+        sums: list[Tensor] = []
+        for chunk in self.chunks(name, {}):
+            rows = chunk.rows.double()
+            if over := -rows.shape[1] % BLOCK:
+                rows = torch.nn.functional.pad(rows, (0, over))
+            blocks = rows.view(count, -1, BLOCK)
+            sums.append(torch.stack([(blocks * row).sum(2) for row in blocks]))
+        if not sums:
+            return torch.zeros(count, count, dtype=torch.float64)
+        flat = torch.cat(sums, 2).flatten(0, 1).tolist()
+        return torch.tensor([math.fsum(row) for row in flat], dtype=torch.float64).view(count, count)
+
+
+def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK) -> int:
+    """About how many bytes a merge takes at its peak, whatever the size of the models: chunks, and histograms."""
+    return 4 * (models + 3) * chunk * dtype.itemsize + 3 * 8 * models * BINS
+
+
+def cuts_of(chunk: Chunk, name: str) -> list[list[Cut]]:
+    """What a `Cuts` statistic found, by model."""
+    found: list[list[Cut]] = chunk.found[name]
+    return found

@@ -1,0 +1,187 @@
+"""A whole merge: inputs opened and compared, the rule run, the output and its card written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polytask.errors import InputError
+from polytask.merge.checkpoint import Checkpoint
+from polytask.merge.engine.rule import Rule
+from polytask.merge.engine.run import CHUNK, InMemory, Merge
+from polytask.merge.output import SHARD, Output
+from polytask.merge.plan import Plan, check_buffers
+
+Rules = Rule | Callable[[str], Rule]
+
+
+@dataclass
+class Rounding:
+    """What storing the result in fewer bits costs: sums of squares of what was lost, and of what merging changed."""
+
+    lost: float = 0.0
+    changed: float = 0.0
+
+    def add(self, exact: Tensor, stored: torch.dtype, base: Tensor | None) -> None:
+        self.lost += float((exact - exact.to(stored).to(exact)).square().sum())
+        if base is not None:
+            self.changed += float((exact - base.to(exact)).square().sum())
+
+    @property
+    def relative(self) -> float | None:
+        """The length of what was lost over that of the merged delta; ``None`` without a base."""
+        return (self.lost / self.changed) ** 0.5 if self.changed > 0 else None
+
+
+def merge_state_dicts(
+    rule: Rules,
+    models: Sequence[Mapping[str, Tensor]],
+    base: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Merge models that are in memory.
+
+    Args:
+        rule: for all tensors, or from a tensor's name to its own.
+        models: state dicts with the same names and shapes.
+        base: what they were fine-tuned from; not every rule needs it.
+        dtype: of the arithmetic, float32 or float64.
+
+    Returns:
+        A state dict in the precision of the base, or of the first model. Whole numbers are those of the base.
+
+    Raises:
+        InputError: names or shapes differ.
+    """
+    reference = models[0] if base is None else base
+    for k, model in enumerate(models, 1):
+        if model.keys() != reference.keys():
+            odd = sorted(model.keys() ^ reference.keys())[0]
+            raise InputError(f"model {k}: tensor {odd!r} is not in every model, expected the same names in all")
+        for name, tensor in reference.items():
+            if model[name].shape != tensor.shape:
+                raise InputError(
+                    f"model {k}: tensor {name!r} has shape {list(model[name].shape)}, expected {list(tensor.shape)}"
+                )
+    shapes = {name: tuple(t.shape) for name, t in sorted(reference.items()) if t.is_floating_point() and t.numel()}
+    merged = {name: tensor.detach().clone() for name, tensor in reference.items()}
+    flat = {name: merged[name].view(-1) for name in shapes}
+    sources = [InMemory(model) for model in models]
+
+    def write(name: str, start: int, values: Tensor) -> None:
+        flat[name][start : start + len(values)] = values.to(flat[name].dtype)
+
+    Merge(rule, sources, None if base is None else InMemory(base), shapes, dtype).run(write)
+    return merged
+
+
+def merge_checkpoints(
+    rule: Rules,
+    plan: Plan,
+    out: Path | str,
+    *,
+    about: str,
+    dtype: torch.dtype = torch.float32,
+    out_dtype: torch.dtype | None = None,
+    chunk: int = CHUNK,
+    shard: int = SHARD,
+    progress: Callable[[str, int], None] = lambda name, elements: None,
+) -> Rounding:
+    """Merge checkpoints on disk into a folder of safetensors, in memory that does not depend on their size.
+
+    Args:
+        rule: for all tensors, or from a tensor's name to its own.
+        plan: the inputs, compared.
+        out: the folder to make.
+        about: what is merged and how, for the card; with the inputs it decides whether a run that was killed goes on.
+        dtype: of the arithmetic.
+        out_dtype: of floating-point tensors in the output; by default that of the base, or of the first model.
+        chunk: elements of one model that are read at a time.
+        shard: bytes of a file, at most.
+        progress: told of each tensor that is done, and how many elements it has.
+    """
+    check_buffers(plan)
+    tensors = {
+        name: (out_dtype if out_dtype is not None and entry.is_float else entry.dtype, entry.shape)
+        for name, entry in plan.output.items()
+    }
+    output = Output(out, tensors, _digest(plan, about, str(dtype), tensors), shard)
+    rounding = Rounding()
+    try:
+        for name in plan.copied:
+            if name not in output.done:
+                output.write(name, 0, plan.reference.read(name))
+                output.complete(name)
+
+        def write(name: str, start: int, values: Tensor) -> None:
+            output.write(name, start, values)
+            stored = tensors[name][0]
+            if stored != values.dtype:
+                base = None if plan.base is None else plan.base.read(name, start, start + len(values))
+                rounding.add(values, stored, base)
+            if start + len(values) == plan.merged[name].numel:
+                output.complete(name)
+                progress(name, plan.merged[name].numel)
+
+        shapes = {name: entry.shape for name, entry in plan.merged.items()}
+        done = set(output.done)
+        Merge(rule, plan.sources(), plan.base, shapes, dtype, chunk).run(write, [n for n in shapes if n not in done])
+        output.finish(beside(plan.reference) | {"README.md": card(plan, about, rounding, tensors)})
+    finally:
+        output.close()
+    return rounding
+
+
+def _digest(plan: Plan, about: str, dtype: str, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for c in plan.inputs for file in c.files]
+    what = [about, dtype, files, [(name, str(kind), shape) for name, (kind, shape) in tensors.items()], repr(plan.policy)]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+KEPT = (".json", ".txt", ".model", ".jinja", ".spm", ".tiktoken", ".vocab")
+"""Endings of the files that a model folder has beside its weights: configuration and tokenizer."""
+
+
+def beside(checkpoint: Checkpoint) -> dict[str, str | Path]:
+    """The files of a model folder that are not weights, to be carried over."""
+    folder = checkpoint.path
+    if not folder.is_dir():
+        return {}
+    return {
+        file.name: file
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+        and file.suffix in KEPT
+        and not file.name.endswith(".index.json")
+        and not file.name.startswith(("adapter_", "trainer_", "training_", "optimizer", "merge.part"))
+    }
+
+
+def card(plan: Plan, about: str, rounding: Rounding, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
+    """The model card: what was merged, how, and at what cost in precision."""
+    names = [str(model.path) for model in plan.models]
+    lines = ["---", "library_name: transformers", "tags:", "- merge", "- polytask", "---", "", "# A merged model", ""]
+    if plan.base is not None:
+        lines += [f"Base: `{plan.base.path}`", ""]
+    lines += ["Merged by polytask:", "", *(f"- `{name}`" for name in names)]
+    lines += ["", "## Recipe", "", "```yaml", about.strip(), "```"]
+    merged = sum(entry.numel for entry in plan.merged.values())
+    lines += ["", "## Tensors", "", f"- {len(plan.merged)} merged, {merged:,} numbers"]
+    if plan.copied:
+        lines.append(f"- {len(plan.copied)} copied from `{plan.reference.path}`, as they are no floating-point numbers")
+    for name, reason in plan.dropped.items():
+        lines.append(f"- `{name}` left out: {reason}")
+    for name, filled in zip(names, plan.filled, strict=True):
+        if filled:
+            lines.append(f"- `{name}` lacks {len(filled)}, for which the base's were taken")
+    kinds = sorted({str(kind).removeprefix("torch.") for name, (kind, _) in tensors.items() if name in plan.merged})
+    lines += ["", "## Precision", "", f"Stored as {', '.join(kinds)}."]
+    if rounding.relative is not None:
+        lines.append(f"Rounding moved the result by {100 * rounding.relative:.2g} % of the length of what merging changed.")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,56 @@
+"""Arithmetic that several rules share: no result depends on where a tensor was cut, so sums have an order of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.rule import magnitudes
+from polytask.merge.engine.run import cuts_of
+
+
+def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
+    """``sum_k w_k rows[k]``, ``(n,)``, added up in the order of the rows, ``(K, n)``."""
+    total = rows[0] * weights[0]
+    for row, weight in zip(rows[1:], weights[1:], strict=True):
+        total += row if weight == 1 else row * weight
+    return total
+
+
+def weight_of_positive(rows: Tensor, weights: Sequence[float]) -> Tensor:
+    """``sum_k w_k [rows[k] > 0]``, ``(n,)``, in the precision of the rows, ``(K, n)``."""
+    positive = torch.from_numpy(np.greater(rows.numpy(), 0).view(np.uint8))
+    if len(rows) < 256 and all(weight == 1 for weight in weights):
+        total = positive[0]
+        for row in positive[1:]:
+            total += row
+        return total.to(rows.dtype)
+    return weighted_sum(positive.to(rows.dtype), weights)
+
+
+def mask(row: Tensor, kept: Tensor) -> None:
+    """Make ``row``, ``(n,)``, 0 where it is not ``kept``."""
+    np.multiply(row.numpy(), kept.numpy(), out=row.numpy())
+
+
+def trim(chunk: Chunk, name: str) -> Tensor:
+    """The chunk's rows, ``(K, n)``, in place, with 0 where magnitudes are not above the first cut of the statistic."""
+    for row, size, cuts in zip(chunk.rows, magnitudes(chunk), cuts_of(chunk, name), strict=True):
+        mask(row, cuts[0].above(size))
+    return chunk.rows
+
+
+def agreeing(rows: Tensor, weights: Sequence[float]) -> Tensor:
+    """The elected signs of ``rows``, ``(K, n)``: those of their weighted sum, + where that is 0. ``(n,)``, 1 and -1.
+
+    The rows are left, in place, as the sizes of what has the elected sign; all else is 0.
+    """
+    total = weighted_sum(rows, weights)
+    signs = torch.from_numpy(np.greater_equal(total.numpy(), 0).view(np.uint8)).to(rows.dtype).mul_(2).sub_(1)
+    rows *= signs
+    rows.clamp_(min=0)
+    return signs

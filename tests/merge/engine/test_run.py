@@ -1,0 +1,101 @@
+"""The loop of merging: chunks, statistics, bad input."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from polytask.errors import InputError
+from polytask.merge import TIES, Average, Breadcrumbs, Rule, TaskArithmetic, merge_state_dicts
+from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.rule import Products, Statistic, magnitudes
+from polytask.merge.engine.run import InMemory, Merge
+
+SHAPES = {"long": (20_000,), "matrix": (130, 70), "one": (1,), "scalar": (), "empty": (0, 3)}
+
+
+def state(seed: int, scale: float = 1.0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) * scale for name, shape in SHAPES.items()}
+
+
+def run(rule: Rule, models: Sequence[dict[str, Tensor]], base: dict[str, Tensor] | None, chunk: int) -> dict[str, Tensor]:
+    out = {name: torch.full((tensor.numel(),), torch.nan) for name, tensor in models[0].items()}
+    sources = [InMemory(model) for model in models]
+
+    def write(name: str, start: int, values: Tensor) -> None:
+        out[name][start : start + len(values)] = values
+
+    Merge(rule, sources, None if base is None else InMemory(base), SHAPES, chunk=chunk).run(write)
+    return out
+
+
+@dataclass(frozen=True)
+class Seen(Rule):
+    """What a rule is shown."""
+
+    cut = "row"
+
+    def statistics(self, count: int) -> Sequence[Statistic]:
+        return (Products("products"),)
+
+    def merge(self, chunk: Chunk) -> Tensor:
+        assert chunk.base is not None
+        assert chunk.start % max(chunk.width, 1) == 0
+        assert torch.equal(magnitudes(chunk), chunk.rows.abs())
+        return chunk.base + chunk.rows[-1]
+
+
+def test_every_element_is_shown_once_and_in_its_place() -> None:
+    base, models = state(0), [state(1), state(2)]
+    found = run(Seen(), models, base, 4096)
+    for name, tensor in models[-1].items():
+        torch.testing.assert_close(found[name], tensor.flatten())
+
+
+@pytest.mark.parametrize("chunk", [1, 4096, 8192, 12_288, 10**6])
+def test_chunks_do_not_change_a_bit(chunk: int) -> None:
+    base, models = state(0), [state(k, 0.1) for k in range(1, 5)]
+    for rule in (TIES(), TIES(scope="tensor", density=0.5), Breadcrumbs(unit="row"), Breadcrumbs(unit="model"), Average()):
+        whole, cut = run(rule, models, base, 2**22), run(rule, models, base, chunk)
+        assert all(torch.equal(whole[name], cut[name]) for name in SHAPES), rule
+
+
+def test_products_are_exact_sums_in_any_order() -> None:
+    models = [state(1), state(2)]
+    sources = [InMemory(model) for model in models]
+    found = [Merge(Seen(), sources, InMemory(state(0)), SHAPES, chunk=chunk)._products("long") for chunk in (4096, 2**20)]
+    rows = torch.stack([model["long"].double() - state(0)["long"].double() for model in models])
+    torch.testing.assert_close(found[0], rows @ rows.T, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[0], found[1])
+
+
+def test_a_value_that_is_not_finite_is_traced_to_its_model() -> None:
+    base, models = state(0), [state(1), state(2)]
+    models[1]["matrix"][5, 5] = torch.nan
+    with pytest.raises(InputError, match=r"'matrix'.*model 2"):
+        merge_state_dicts(TaskArithmetic(), models, base)
+    with pytest.raises(InputError, match="the settings are too large"):
+        merge_state_dicts(TaskArithmetic(scale=1e38, weight=1e5), [state(1)], base)
+
+
+def test_state_dicts_keep_their_precision_and_whole_numbers() -> None:
+    base = {"w": torch.zeros(3, dtype=torch.bfloat16), "steps": torch.tensor(7)}
+    models = [{"w": torch.ones(3, dtype=torch.bfloat16) * k, "steps": torch.tensor(k)} for k in (1, 2)]
+    merged = merge_state_dicts(TaskArithmetic(scale=1.0), models, base)
+    assert merged["w"].dtype == torch.bfloat16
+    assert merged["w"].tolist() == [3, 3, 3]
+    assert int(merged["steps"]) == 7
+
+
+def test_models_that_do_not_fit_are_named() -> None:
+    with pytest.raises(InputError, match="model 2: tensor 'b' is not in every model"):
+        merge_state_dicts(Average(), [{"a": torch.ones(2)}, {"a": torch.ones(2), "b": torch.ones(1)}])
+    with pytest.raises(InputError, match=r"model 2: tensor 'a' has shape \[3\], expected \[2\]"):
+        merge_state_dicts(Average(), [{"a": torch.ones(2)}, {"a": torch.ones(3)}])
+    with pytest.raises(InputError, match="expected a base model"):
+        merge_state_dicts(TIES(), [{"a": torch.ones(2)}])
+    with pytest.raises(InputError, match="weight has 3 numbers, expected one for each of 2 models"):
+        merge_state_dicts(Average(weight=[1, 2, 3]), [{"a": torch.ones(2)}] * 2)
