@@ -22,6 +22,8 @@ def _table(register: str) -> str:
 
 def _link(entry: Any) -> str:
     package = entry.__module__.rpartition(".")[0]
+    while hasattr(pydoc.locate(above := package.rpartition(".")[0]), entry.__name__):
+        package = above
     return f"[`{entry.__name__}`][{package}.{entry.__name__}]"
 
 

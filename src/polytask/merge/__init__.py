@@ -2,6 +2,8 @@
 
 from polytask.merge.checkpoint import open_checkpoint
 from polytask.merge.engine.rule import Rule, rules
+from polytask.merge.learn import Coefficients, entropy, learn
+from polytask.merge.masks import TaskMasks
 from polytask.merge.merging import merge_checkpoints, merge_state_dicts
 from polytask.merge.plan import Plan, Policy, make_plan
 from polytask.merge.rules.average import Average
@@ -19,12 +21,16 @@ __all__ = [
     "TIES",
     "Average",
     "Breadcrumbs",
+    "Coefficients",
     "ModelStock",
     "MultiSLERP",
     "Plan",
     "Policy",
     "Rule",
     "TaskArithmetic",
+    "TaskMasks",
+    "entropy",
+    "learn",
     "make_plan",
     "merge_checkpoints",
     "merge_state_dicts",

@@ -89,7 +89,7 @@ def test_a_good_sample_leads_to_the_cut_in_one_pass() -> None:
             passes.append(1)
             yield values.split(30_000, dim=1)
 
-    Ranking([[40_000], [2_000], [150_000, 1_000]], 200_000, values[:, ::4], signed=False).run(look())
+    Ranking([[40_000], [20], [199_000, 5]], 200_000, values[:, ::4], signed=False).run(look())
     assert len(passes) == 1
 
 

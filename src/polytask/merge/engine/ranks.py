@@ -13,7 +13,7 @@ from torch import Tensor
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 2**20
-"""Of a histogram: so many neighbouring floating-point numbers are told apart in one pass."""
+"""Of a histogram, and the most values that are kept for one cut instead of it."""
 
 SAMPLE = 2**16
 """Elements from which the first pass guesses where to look."""
@@ -74,21 +74,35 @@ class Cut:
 
 @dataclass
 class Search:
-    """The search for one `Cut`, in a bracket of keys that gets narrower from pass to pass."""
+    """The search for one `Cut`, in a bracket of keys that gets narrower from pass to pass.
+
+    Keys in the bracket are kept as they are; when there are too many, their histogram is.
+    """
 
     count: int
     low: int
     high: int
     larger: int = 0
-    histogram: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    waiting: list[Array] = field(default_factory=list)
+    kept: list[Array] = field(default_factory=list)
+    size: int = 0
+    histogram: Array | None = None
 
     def start(self) -> None:
-        self.larger = 0
-        self.histogram = torch.zeros((self.high >> self.shift) - self.first + 1, dtype=torch.int64)
+        self.larger, self.kept, self.size, self.histogram = 0, [], 0, None
+
+    def look(self, found: Array) -> None:
+        """Take in the keys of the next values, ``(n,)``."""
+        above = found > found.dtype.type(self.high)
+        self.larger += int(np.count_nonzero(above))
+        inside = found[(found >= found.dtype.type(self.low)) ^ above]
+        self.kept.append(inside)
+        self.size += len(inside)
+        if self.size > BINS:
+            self._count()
 
     @property
     def shift(self) -> int:
+        """How many last bits of a key its bin leaves out."""
         return max(0, (self.high - self.low).bit_length() - BINS.bit_length() + 1)
 
     @property
@@ -96,39 +110,36 @@ class Search:
         """The number of the first bin, counted from key 0."""
         return self.low >> self.shift
 
-    def look(self, found: Array) -> None:
-        """Take in the keys of the next values, ``(n,)``."""
-        above = found > found.dtype.type(self.high)
-        self.larger += int(np.count_nonzero(above))
-        self.waiting.append(found[(found >= found.dtype.type(self.low)) ^ above])
-        if sum(map(len, self.waiting)) > BINS:
-            self._count()
-
     def _count(self) -> None:
-        if self.waiting:
-            bins = (torch.from_numpy(np.concatenate(self.waiting)).long() >> self.shift) - self.first
-            self.waiting.clear()
-            self.histogram += torch.bincount(bins, minlength=len(self.histogram))
+        bins = (np.concatenate(self.kept).astype(np.int64) >> self.shift) - self.first
+        self.kept, self.size = [], 0
+        counted = np.bincount(bins, minlength=(self.high >> self.shift) - self.first + 1)
+        self.histogram = counted if self.histogram is None else self.histogram + counted
 
     def narrow(self, limits: tuple[int, int]) -> tuple[int, int, int] | None:
         """After a pass: the key at the cut, how many equal it, and how many of these are above.
 
         ``None`` when another pass is needed.
         """
-        self._count()
-        if self.larger >= self.count:  # it is above the bracket
+        wanted = self.count - self.larger
+        if wanted <= 0:  # it is above the bracket
             self.low, self.high = self.high + 1, limits[1]
             return None
-        from_top = self.histogram.flip(0).cumsum(0)
-        if self.larger + int(from_top[-1]) < self.count:  # below it
+        if self.histogram is not None and self.kept:
+            self._count()
+        kept = np.concatenate(self.kept) if self.kept else np.zeros(0, dtype=np.int32)
+        if wanted > (len(kept) if self.histogram is None else int(self.histogram.sum())):  # below it
             self.low, self.high = limits[0], self.low - 1
             return None
-        place = int(torch.searchsorted(from_top, self.count - self.larger))
-        number = self.first + len(self.histogram) - 1 - place
-        low = number << self.shift
+        if self.histogram is None:
+            key = np.partition(kept, len(kept) - wanted)[len(kept) - wanted]
+            return int(key), int(np.count_nonzero(kept == key)), wanted - int(np.count_nonzero(kept > key))
+        from_top = np.cumsum(self.histogram[::-1])
+        place = int(np.searchsorted(from_top, wanted))
+        low = (self.first + len(self.histogram) - 1 - place) << self.shift
         if self.shift == 0:
             before = int(from_top[place - 1]) if place else 0
-            return low, int(from_top[place]) - before, self.count - self.larger - before
+            return low, int(from_top[place]) - before, wanted - before
         self.low, self.high = max(self.low, low), min(self.high, low + (1 << self.shift) - 1)
         return None
 
@@ -178,7 +189,7 @@ class Ranking:
         self.limits = (int(whole.min), int(whole.max))
         self.cuts: dict[tuple[int, int], Cut] = {}
         self.left: dict[tuple[int, int], Search] = {}
-        ordered = None if sample is None or not sample.shape[1] else keys(sample, signed).sort(dim=1).values
+        ordered = None if sample is None or not sample.shape[1] else np.sort(keys(sample, signed).numpy(), axis=1)
         for row, wanted in enumerate(counts):
             for j, count in enumerate(wanted):
                 if (trivial := all_or_nothing(count, total, dtype)) is not None:
@@ -187,7 +198,7 @@ class Ranking:
                 bracket = self.limits if ordered is None else self._guess(ordered[row], count / total)
                 self.left[row, j] = Search(count, *bracket)
 
-    def _guess(self, ordered: Tensor, share: float) -> tuple[int, int]:
+    def _guess(self, ordered: Array, share: float) -> tuple[int, int]:
         """Keys between which the cut is to be expected, five standard deviations wide on each side."""
         m = len(ordered)
         spread = 5 * (share * (1 - share) * m) ** 0.5 + 5

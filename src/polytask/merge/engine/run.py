@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.ranks import BINS, SAMPLE, Cut, Ranking, exactly
 from polytask.merge.engine.rule import Cuts, Products, Rule, Statistic
 
-CHUNK = 2**16
+CHUNK = 2**17
 """Elements of one model in a chunk: what a chunk of eight models needs stays in a processor's cache."""
 
 BLOCK = 2**12
@@ -93,7 +94,7 @@ class Merge:
             found = self._of_tensor(name)
             for chunk in self.chunks(name, found):
                 merged = self.rules[name].merge(chunk)
-                if not bool(merged.isfinite().all()):
+                if not np.isfinite(merged.numpy()).all():
                     raise InputError(f"tensor {name!r}: the merged values are not finite; {self._culprit(chunk)}")
                 write(name, chunk.start, merged)
 
@@ -181,9 +182,9 @@ class Merge:
     def _sample(self, statistic: Cuts, name: str, of: int, found: Mapping[str, Any] | None = None) -> Tensor:
         """Some values of a tensor: its share of those that are looked at of ``of`` values, in blocks from all over it."""
         total = math.prod(self.shapes[name])
-        wanted = min(total, max(-(-SAMPLE * total // of), 64))
+        wanted = min(total, -(-SAMPLE * total // of))
         width = min(1024, wanted)
-        blocks = max(wanted // width, 1) if wanted else 0
+        blocks = wanted // width if wanted else 0
         starts = [i * (total - width) // max(blocks - 1, 1) for i in range(blocks)]
         known = self._found if found is None else found
         values = [statistic.values(self._chunk(name, start, start + width, known)).clone() for start in starts]

@@ -32,6 +32,13 @@ def weight_of_positive(rows: Tensor, weights: Sequence[float]) -> Tensor:
     return weighted_sum(positive.to(rows.dtype), weights)
 
 
+def divide(total: Tensor, by: Tensor) -> Tensor:
+    """``total / by``, ``(n,)``, in place, where ``by`` is not 0, and ``total`` where it is."""
+    divisor = by.numpy()
+    divisor[divisor == 0] = 1
+    return total.div_(by)
+
+
 def mask(row: Tensor, kept: Tensor) -> None:
     """Make ``row``, ``(n,)``, 0 where it is not ``kept``."""
     np.multiply(row.numpy(), kept.numpy(), out=row.numpy())

@@ -11,7 +11,7 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import PerModel, Rule, per_model, rules, share
-from polytask.merge.rules._arithmetic import agreeing, mask, weight_of_positive, weighted_sum
+from polytask.merge.rules._arithmetic import agreeing, divide, mask, weight_of_positive, weighted_sum
 from polytask.merge.rules._random import keep
 
 
@@ -64,8 +64,7 @@ class DARE(Rule):
         signs = agreeing(chunk.rows, weights)
         total = weighted_sum(chunk.rows, weights)
         if self.merge_by == "mean":
-            there = weight_of_positive(chunk.rows, weights)
-            total /= there.masked_fill_(there == 0, 1)
+            total = divide(total, weight_of_positive(chunk.rows, weights))
         return chunk.plus_base(total.mul_(signs), self.scale)
 
 

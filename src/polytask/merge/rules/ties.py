@@ -11,7 +11,7 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, per_model, rules, share
-from polytask.merge.rules._arithmetic import agreeing, trim, weight_of_positive, weighted_sum
+from polytask.merge.rules._arithmetic import agreeing, divide, trim, weight_of_positive, weighted_sum
 
 
 @rules.add("ties")
@@ -55,6 +55,5 @@ class TIES(Rule):
         signs = agreeing(rows, weights)
         total = weighted_sum(rows, weights)
         if self.merge_by == "mean":
-            there = weight_of_positive(rows, weights)
-            total /= there.masked_fill_(there == 0, 1)
+            total = divide(total, weight_of_positive(rows, weights))
         return chunk.plus_base(total.mul_(signs), self.scale)
