@@ -190,8 +190,9 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"{sentence(result['machine'])}. One run of {result['minutes']:.0f} minutes.",
         "",
-        f"Llama's shape, {result['parameters'] / 1e6:.0f} M parameters, bfloat16, base and {MODELS} fine-tunes, 3 shards each; "
-        "arithmetic in float32. Each in a process of its own, imports included, one thread. Memory is the peak of anonymous "
+        f"Llama's shape, {result['parameters'] / 1e6:.0f} M parameters, bfloat16, base and {MODELS} fine-tunes, 3 shards "
+        "each; arithmetic in float32. Each in a process of its own, imports included, one thread. Memory is the peak of "
+        "anonymous "
         "memory. slerp merges two models. mergekit rescales DARE's rows to their former sums of magnitudes, polytask by "
         "1 / density. The limit is reading all inputs and writing as much as one of them: "
         f"{result['limit']['cpu']:.1f} s of CPU, {result['limit']['wall']:.1f} s.",

@@ -1,27 +1,37 @@
 """Merge: many fine-tuned models into one, in memory that does not depend on their size."""
 
 from polytask.merge.checkpoint import open_checkpoint
-from polytask.merge.engine.rule import Rule, rules
-from polytask.merge.learn import Coefficients, entropy, learn
+from polytask.merge.coefficients import Coefficients, entropy, learn
+from polytask.merge.engine.rule import Rule, merge_rules
 from polytask.merge.masks import TaskMasks
 from polytask.merge.merging import merge_checkpoints, merge_state_dicts
 from polytask.merge.plan import Plan, Policy, make_plan
 from polytask.merge.rules.average import Average
 from polytask.merge.rules.breadcrumbs import Breadcrumbs
+from polytask.merge.rules.consensus import Consensus
 from polytask.merge.rules.dare import DARE
+from polytask.merge.rules.della import DELLA
+from polytask.merge.rules.emr import EMR
+from polytask.merge.rules.fisher import fisher_diagonal, merge_fisher
 from polytask.merge.rules.model_stock import ModelStock
 from polytask.merge.rules.multi_slerp import MultiSLERP
+from polytask.merge.rules.pcb import PCB
+from polytask.merge.rules.regmean import gram_matrices, merge_regmean
 from polytask.merge.rules.slerp import SLERP
 from polytask.merge.rules.task_arithmetic import TaskArithmetic
 from polytask.merge.rules.ties import TIES
 
 __all__ = [
     "DARE",
+    "DELLA",
+    "EMR",
+    "PCB",
     "SLERP",
     "TIES",
     "Average",
     "Breadcrumbs",
     "Coefficients",
+    "Consensus",
     "ModelStock",
     "MultiSLERP",
     "Plan",
@@ -30,10 +40,14 @@ __all__ = [
     "TaskArithmetic",
     "TaskMasks",
     "entropy",
+    "fisher_diagonal",
+    "gram_matrices",
     "learn",
     "make_plan",
     "merge_checkpoints",
+    "merge_fisher",
+    "merge_regmean",
+    "merge_rules",
     "merge_state_dicts",
     "open_checkpoint",
-    "rules",
 ]

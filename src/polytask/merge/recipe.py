@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from polytask.errors import InputError, suggest
 from polytask.merge.checkpoint import is_adapter, open_adapter, open_checkpoint
-from polytask.merge.engine.rule import Rule, rules
+from polytask.merge.engine.rule import Rule, merge_rules
 from polytask.merge.plan import Plan, Policy, make_plan
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -210,8 +210,8 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
         name, defaults = METHODS[recipe.merge_method]
     else:
         name, defaults = str(recipe.rule), {}
-        if name not in rules:
-            raise _Wrong(("rule",), f"unknown rule {name!r}: {suggest(name, rules)}")
+        if name not in merge_rules:
+            raise _Wrong(("rule",), f"unknown rule {name!r}: {suggest(name, merge_rules)}")
     models, base = [each.model for each in recipe.models], recipe.base_model
     own = [each.parameters for each in recipe.models]
     if recipe.merge_method is not None and base in models:
@@ -255,7 +255,7 @@ class Settings:
     def __init__(
         self, name: str, defaults: Mapping[str, Any], common: Mapping[str, Setting], own: Sequence[Mapping[str, Setting]]
     ) -> None:
-        self.make = rules[name]
+        self.make = merge_rules[name]
         made = self.make()
         self.adapter: TypeAdapter[Rule] = TypeAdapter(type(made))
         self.known = [field.name for field in fields(made)]  # type: ignore[arg-type]

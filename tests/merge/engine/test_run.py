@@ -99,3 +99,45 @@ def test_models_that_do_not_fit_are_named() -> None:
         merge_state_dicts(TIES(), [{"a": torch.ones(2)}])
     with pytest.raises(InputError, match="weight has 3 numbers, expected one for each of 2 models"):
         merge_state_dicts(Average(weight=[1, 2, 3]), [{"a": torch.ones(2)}] * 2)
+
+
+TIED = {"a": 5000, "b": 9000}
+
+
+def test_a_resumed_merge_cuts_ties_where_a_whole_one_does() -> None:
+    base = {name: torch.zeros(n) for name, n in TIED.items()}
+    models = [{name: torch.ones(n) for name, n in TIED.items()}]
+
+    def run(only: list[str] | None) -> Tensor:
+        out = torch.zeros(9000)
+
+        def write(name: str, start: int, values: Tensor) -> None:
+            if name == "b":
+                out[start : start + len(values)] = values
+
+        shapes = {name: (n,) for name, n in TIED.items()}
+        Merge(TIES(0.5), [InMemory(m) for m in models], InMemory(base), shapes, chunk=4096).run(write, only)
+        return out
+
+    assert torch.equal(run(None), run(["b"]))
+    assert int(run(["b"]).sum()) == 2000
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(TIES(0.2), TIES(0.2, scope="tensor")), (Breadcrumbs(0.2, unit="model"), Breadcrumbs(0.2, unit="tensor"))],
+)
+def test_a_tensor_with_a_scope_of_its_own_has_its_own_cut(one: Rule, other: Rule) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = {name: torch.zeros(n) for name, n in TIED.items()}
+    models = [{name: torch.randn(n, generator=generator) * (1 + 8 * (name == "b")) for name, n in TIED.items()}]
+    kept = {}
+
+    def write(name: str, start: int, values: Tensor) -> None:
+        kept[name] = kept.get(name, 0) + int(values.count_nonzero())
+
+    shapes = {name: (n,) for name, n in TIED.items()}
+    Merge(lambda name: one if name == "a" else other, [InMemory(m) for m in models], InMemory(base), shapes, chunk=4096).run(
+        write
+    )
+    assert kept == {"a": 1000, "b": 1800}

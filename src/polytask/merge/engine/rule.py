@@ -97,5 +97,5 @@ def share(value: PerModel, setting: str) -> None:
             raise InputError(f"{setting} {number:g}: expected a number from 0 to 1")
 
 
-rules: Register[Callable[..., Rule]] = Register("merging rule")
+merge_rules: Register[Callable[..., Rule]] = Register("merging rule")
 """Every rule by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -90,13 +90,27 @@ class Merge:
     def run(self, write: Write, only: Iterable[str] | None = None) -> None:
         """Merge all tensors, or ``only`` these: then statistics of all tensors together are still those of all."""
         self._whole_model()
-        for name in self.shapes if only is None else only:
+        wanted = set(self.shapes if only is None else only)
+        for name in self.shapes:
+            if name not in wanted:
+                self._pass_over(name)
+                continue
             found = self._of_tensor(name)
             for chunk in self.chunks(name, found):
                 merged = self.rules[name].merge(chunk)
                 if not np.isfinite(merged.numpy()).all():
                     raise InputError(f"tensor {name!r}: the merged values are not finite; {self._culprit(chunk)}")
                 write(name, chunk.start, merged)
+
+    def _pass_over(self, name: str) -> None:
+        """Count the ties of a tensor that is not merged again: those that come after it have what it leaves of them."""
+        for statistic in self.rules[name].statistics(len(self.models)):
+            if not _of_model(statistic) or not any(cut.parts for row in self._found[statistic.name] for cut in row):
+                continue
+            for chunk in self.chunks(name, self._found):
+                for row, cuts in zip(statistic.values(chunk), self._found[statistic.name], strict=True):
+                    for cut in cuts:
+                        cut.above(row)
 
     def chunks(self, name: str, found: Mapping[str, Any]) -> Iterator[Chunk]:
         shape = self.shapes[name]
@@ -137,7 +151,7 @@ class Merge:
         wanted: dict[str, list[str]] = {}
         for name, rule in self.rules.items():
             for statistic in rule.statistics(len(self.models)):
-                if isinstance(statistic, Cuts) and statistic.scope == "model":
+                if _of_model(statistic):
                     wanted.setdefault(statistic.name, []).append(name)
         for key, names in wanted.items():
             cuts = [self._statistic(name, key) for name in names]
@@ -157,14 +171,14 @@ class Merge:
             self._found[key] = ranking.run(a_pass() for _ in iter(int, 1))
 
     def _statistic(self, name: str, key: str) -> Cuts:
-        found = [s for s in self.rules[name].statistics(len(self.models)) if isinstance(s, Cuts) and s.name == key]
+        found = [s for s in self.rules[name].statistics(len(self.models)) if _of_model(s) and s.name == key]
         return found[0]
 
     def _of_tensor(self, name: str) -> dict[str, Any]:
         """The statistics of one tensor, with those of all tensors together."""
         found = dict(self._found)
         for statistic in self.rules[name].statistics(len(self.models)):
-            if statistic.name not in found:
+            if not _of_model(statistic):
                 found[statistic.name] = self._find(statistic, name, found)
         return found
 
@@ -208,6 +222,11 @@ class Merge:
 def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK) -> int:
     """About how many bytes a merge takes at its peak, whatever the size of the models: chunks, and histograms."""
     return 4 * (models + 3) * chunk * dtype.itemsize + 3 * 8 * models * BINS
+
+
+def _of_model(statistic: Statistic) -> TypeGuard[Cuts]:
+    """Whether a statistic is of all tensors together."""
+    return isinstance(statistic, Cuts) and statistic.scope == "model"
 
 
 def cuts_of(chunk: Chunk, name: str) -> list[list[Cut]]:

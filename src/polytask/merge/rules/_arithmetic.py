@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,13 +52,28 @@ def trim(chunk: Chunk, name: str) -> Tensor:
     return chunk.rows
 
 
-def agreeing(rows: Tensor, weights: Sequence[float]) -> Tensor:
-    """The elected signs of ``rows``, ``(K, n)``: those of their weighted sum, + where that is 0. ``(n,)``, 1 and -1.
+def agreeing(rows: Tensor) -> Tensor:
+    """The elected signs of ``rows``, ``(K, n)``: those of their sum, + where that is 0. ``(n,)``, 1 and -1.
 
     The rows are left, in place, as the sizes of what has the elected sign; all else is 0.
     """
-    total = weighted_sum(rows, weights)
+    total = weighted_sum(rows, [1.0] * len(rows))
     signs = torch.from_numpy(np.greater_equal(total.numpy(), 0).view(np.uint8)).to(rows.dtype).mul_(2).sub_(1)
     rows *= signs
     rows.clamp_(min=0)
     return signs
+
+
+def elected(rows: Tensor, weights: Sequence[float], merge_by: Literal["mean", "sum"]) -> Tensor:
+    """Of each entry of the weighted ``rows``, ``(K, n)``, what has the sign of their sum: added up, or its mean. ``(n,)``.
+
+    The mean is over the sizes of the weights: one below 0 turns a model's sign around. The rows are overwritten.
+    """
+    for row, weight in zip(rows, weights, strict=True):
+        if weight != 1:
+            row *= weight
+    signs = agreeing(rows)
+    total = weighted_sum(rows, [1.0] * len(rows))
+    if merge_by == "mean":
+        total = divide(total, weight_of_positive(rows, [abs(weight) for weight in weights]))
+    return total.mul_(signs)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import PerModel, Rule, per_model, rules
+from polytask.merge.engine.rule import PerModel, Rule, merge_rules, per_model
 from polytask.merge.rules._arithmetic import weighted_sum
 
 
-@rules.add("average")
+@merge_rules.add("average")
 @dataclass(frozen=True)
 class Average(Rule):
     """The weighted mean of the models, ``sum_k w_k theta_k / sum_k w_k``; no base is needed.

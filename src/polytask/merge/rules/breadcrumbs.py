@@ -11,12 +11,12 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import Cuts, PerModel, Rule, magnitudes, per_model, rules, share
+from polytask.merge.engine.rule import Cuts, PerModel, Rule, magnitudes, merge_rules, per_model, share
 from polytask.merge.engine.run import cuts_of
 from polytask.merge.rules._arithmetic import mask, weighted_sum
 
 
-@rules.add("breadcrumbs")
+@merge_rules.add("breadcrumbs")
 @dataclass(frozen=True)
 class Breadcrumbs(Rule):
     """Of each task vector a band of magnitudes: neither the outliers nor the small perturbations; then their scaled sum.

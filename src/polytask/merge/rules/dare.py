@@ -10,12 +10,12 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import PerModel, Rule, per_model, rules, share
-from polytask.merge.rules._arithmetic import agreeing, divide, mask, weight_of_positive, weighted_sum
+from polytask.merge.engine.rule import PerModel, Rule, merge_rules, per_model, share
+from polytask.merge.rules._arithmetic import elected, mask, weighted_sum
 from polytask.merge.rules._random import keep
 
 
-@rules.add("dare")
+@merge_rules.add("dare")
 @dataclass(frozen=True)
 class DARE(Rule):
     """Random entries of each task vector are dropped, and the rest scaled up so that its mean stays as it is.
@@ -61,11 +61,7 @@ class DARE(Rule):
             return chunk.plus_base(weighted_sum(chunk.rows, _times(weights, factors)), self.scale)
         for row, factor in zip(chunk.rows, factors, strict=True):
             row *= factor
-        signs = agreeing(chunk.rows, weights)
-        total = weighted_sum(chunk.rows, weights)
-        if self.merge_by == "mean":
-            total = divide(total, weight_of_positive(chunk.rows, weights))
-        return chunk.plus_base(total.mul_(signs), self.scale)
+        return chunk.plus_base(elected(chunk.rows, weights, self.merge_by), self.scale)
 
 
 def _times(weights: Sequence[float], factors: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import Products, Rule, rules
+from polytask.merge.engine.rule import Products, Rule, merge_rules
 from polytask.merge.rules._arithmetic import weighted_sum
 
 
@@ -29,7 +29,7 @@ def ratio(products: Tensor) -> float:
     return count * mean / (1 + (count - 1) * mean)
 
 
-@rules.add("model_stock")
+@merge_rules.add("model_stock")
 @dataclass(frozen=True)
 class ModelStock(Rule):
     """Between the base and the average of the models, by how well the task vectors agree, tensor by tensor.

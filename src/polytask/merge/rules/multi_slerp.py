@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import PerModel, Products, Rule, per_model, rules
+from polytask.merge.engine.rule import PerModel, Products, Rule, merge_rules, per_model
 from polytask.merge.rules._arithmetic import weighted_sum
 
 
@@ -55,7 +55,7 @@ def _unit(coefficients: Tensor, cosines: Tensor) -> Tensor:
     return coefficients / (coefficients @ cosines @ coefficients).sqrt()
 
 
-@rules.add("multi_slerp")
+@merge_rules.add("multi_slerp")
 @dataclass(frozen=True)
 class MultiSLERP(Rule):
     """Any number of models, averaged as directions and as lengths, tensor by tensor.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import Products, Rule, rules, share
+from polytask.merge.engine.rule import Products, Rule, merge_rules, share
 from polytask.merge.rules._arithmetic import weighted_sum
 
 
@@ -31,7 +31,7 @@ def weights(products: Tensor, t: float) -> tuple[float, float]:
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
-@rules.add("slerp")
+@merge_rules.add("slerp")
 @dataclass(frozen=True)
 class SLERP(Rule):
     """Two models, mixed along the arc between them, tensor by tensor; the ends keep their lengths.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import PerModel, Rule, per_model, rules
+from polytask.merge.engine.rule import PerModel, Rule, merge_rules, per_model
 from polytask.merge.rules._arithmetic import weighted_sum
 
 
-@rules.add("task_arithmetic")
+@merge_rules.add("task_arithmetic")
 @dataclass(frozen=True)
 class TaskArithmetic(Rule):
     """The base plus the scaled sum of task vectors: ``theta_0 + s sum_k w_k (theta_k - theta_0)``.

@@ -10,19 +10,20 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import Cuts, PerModel, Rule, per_model, rules, share
-from polytask.merge.rules._arithmetic import agreeing, divide, trim, weight_of_positive, weighted_sum
+from polytask.merge.engine.rule import Cuts, PerModel, Rule, merge_rules, per_model, share
+from polytask.merge.rules._arithmetic import elected, trim
 
 
-@rules.add("ties")
+@merge_rules.add("ties")
 @dataclass(frozen=True)
 class TIES(Rule):
     """The largest entries of each task vector, and of these only the ones with the sign that weighs most.
 
     Trim: of each task vector the fraction ``density`` of largest magnitude is kept, exactly that many, the first of equal
-    ones. Elect: ``s_p = sign(sum_k w_k tau_kp)``, + where the sum is 0. Merge: the mean of the entries that have the
-    elected sign, weighted by ``w``, or their sum; ``theta_0 + scale`` times that. Yadav et al., *TIES-merging: resolving
-    interference when merging models*, NeurIPS 2023.
+    ones. Elect: ``s_p = sign(sum_k w_k tau_kp)``, + where the sum is 0. Merge: of the ``w_k tau_kp`` that have the elected
+    sign the sum over that of their ``|w_k|``, or the sum alone; ``theta_0 + scale`` times that. Yadav et al.,
+    *TIES-merging: resolving interference when merging models*, NeurIPS 2023. The authors' code gives a sum of exactly 0 the
+    sign that most sums have.
 
     Args:
         density: of each task vector, from 0 to 1.
@@ -51,9 +52,4 @@ class TIES(Rule):
 
     def merge(self, chunk: Chunk) -> Tensor:
         weights = per_model(self.weight, len(chunk.rows), "weight")
-        rows = trim(chunk, "kept")
-        signs = agreeing(rows, weights)
-        total = weighted_sum(rows, weights)
-        if self.merge_by == "mean":
-            total = divide(total, weight_of_positive(rows, weights))
-        return chunk.plus_base(total.mul_(signs), self.scale)
+        return chunk.plus_base(elected(trim(chunk, "kept"), weights, self.merge_by), self.scale)

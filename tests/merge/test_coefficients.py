@@ -20,8 +20,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from polytask.errors import InputError, TrainingError
-from polytask.merge import learn as module
-from polytask.merge.learn import Coefficients, Merged, entropy, learn
+from polytask.merge import coefficients as module
+from polytask.merge.coefficients import Coefficients, Merged, entropy, learn
 
 Vector = dict[str, Tensor]
 

@@ -1,0 +1,183 @@
+"""PCB-Merging: parameter competition balancing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from polytask.errors import InputError
+from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.rule import Cuts, PerModel, Rule, magnitudes, merge_rules, per_model
+from polytask.merge.engine.run import cuts_of
+from polytask.merge.rules._arithmetic import weighted_sum
+
+Agreement: TypeAlias = Literal["sum", "normalized_sum", "pairs"]
+
+LARGEST_EXPONENT = 60.0
+"""Of the importance. Beyond it a score is scaled down, which drops out when scores are normalised."""
+
+
+def normalize(rows: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
+    """``rows``, ``(K, n)``, each clamped to what is between its ``low`` and ``high`` and stretched to [0, 1], in place.
+
+    A row whose ``low`` is not below ``high`` has nothing to compete with, and is 0.
+    """
+    for row, least, most in zip(rows, low, high, strict=True):
+        if most > least:
+            row.clamp_(least, most).sub_(least).div_(torch.tensor(most, dtype=row.dtype) - least)
+        else:
+            row.zero_()
+    return rows
+
+
+def tanh(values: Tensor) -> Tensor:
+    """The hyperbolic tangent, in place. Near 0 it is the identity to the last bit, and is not computed."""
+    straight = 1e-8 if values.dtype == torch.float64 else 1e-4
+    least, most = values.aminmax()
+    if -straight < float(least) and float(most) < straight:
+        return values
+    curved = values.abs() >= straight
+    values[curved] = values[curved].tanh_()
+    return values
+
+
+def score(
+    rows: Tensor, low: Sequence[float], high: Sequence[float], agreement: Agreement, out: Tensor | None = None
+) -> Tensor:
+    """How much each task vector is to count in each coordinate, ``(K, n)``; below 0 where it disagrees. None is -0.
+
+    Args:
+        rows: the task vectors, ``(K, n)``.
+        low: of each row, the magnitude below which all count the same.
+        high: and that above which they do.
+        agreement: see `PCB`.
+        out: where to, ``(K, n)``.
+    """
+    count = len(rows)
+    importance = normalize(torch.abs(rows, out=out), low, high)
+    if agreement == "sum":
+        agreeing = tanh(rows * weighted_sum(rows, [1.0] * count))
+    else:
+        signed = rows.sign().mul_(importance)
+        if agreement == "normalized_sum":
+            agreeing = tanh(rows * weighted_sum(signed, [1.0] * count))
+        else:
+            agreeing = torch.zeros_like(rows)
+            for i in range(count):
+                agreeing[i] += tanh(signed[i].square())
+                for j in range(i):
+                    both = tanh(signed[i] * signed[j])
+                    agreeing[i] += both
+                    agreeing[j] += both
+    importance.square_().mul_(count)
+    if count > LARGEST_EXPONENT:
+        importance.sub_(count - LARGEST_EXPONENT)
+    return importance.exp_().mul_(agreeing).add_(0.0)
+
+
+@merge_rules.add("pcb")
+@dataclass(frozen=True)
+class PCB(Rule):
+    """Task vectors compete for each coordinate, by how much it matters to each and how well they agree on it.
+
+    Of the ``d`` coordinates of ``K`` task vectors:
+
+    1. magnitudes ``A_i = |tau_i|`` are clamped to their order statistics at ``outliers`` and ``1 - outliers``;
+    2. the importance within a task is ``exp(K norm(A_i)^2)``, with ``norm`` stretching a task's values to [0, 1];
+    3. the agreement between tasks is ``tanh(tau_i sum_j tau_j)``;
+    4. of their product ``b_i`` the largest fraction ``ratio`` is stretched to (0, 1], and the rest is 0, which gives
+       ``S_i``: without ties ``d - int(d (1 - ratio)) - 1`` coordinates of each task are left;
+    5. ``theta_0 + scale sum_i S_i w_i sign(tau_i) A_i / max(sum_i S_i, 1e-12)``.
+
+    Du et al., *Parameter competition balancing for model merging*, NeurIPS 2024; ranks are counted as in the authors' code,
+    whose scripts for vision and for language have this ``outliers``. Where a task's values are all equal, theirs divides
+    0 by 0; here nothing is taken from that task. With more than 60 tasks scores are scaled down to stay finite, which
+    changes nothing but rounding.
+
+    Args:
+        outliers: the fraction of smallest and of largest magnitudes that are clamped, from 0 to less than 1/2; 1e-4 in the
+            authors' stand-alone function.
+        ratio: what may be left of a task vector, from 0 to 1.
+        scale: of the merged task vector.
+        weight: ``w``, of each model; what the paper's search with validation data looks for.
+        agreement: ``"sum"``, as above and in the authors' scripts for language; ``"normalized_sum"``,
+            ``tanh(tau_i sum_j N_j)`` with ``N_j = sign(tau_j) norm(A_j)``, as in the one for vision; ``"pairs"``,
+            ``sum_j tanh(N_i N_j)``, as in that with a search.
+        scope: whether values compete in the whole ``"model"``, as in the paper, or in each ``"tensor"``.
+    """
+
+    outliers: float = 0.01
+    ratio: float = 0.1
+    scale: float = 1.0
+    weight: PerModel = 1.0
+    agreement: Agreement = "sum"
+    scope: Literal["model", "tensor"] = "model"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.outliers < 0.5:
+            raise InputError(f"outliers {self.outliers}: expected a number from 0 to less than 0.5")
+        if not 0 <= self.ratio <= 1:
+            raise InputError(f"ratio {self.ratio}: expected a number from 0 to 1")
+        for setting, value, known in (
+            ("agreement", self.agreement, ("sum", "normalized_sum", "pairs")),
+            ("scope", self.scope, ("model", "tensor")),
+        ):
+            if value not in known:
+                raise InputError(f"{setting} {value!r}: expected one of {', '.join(map(repr, known))}")
+
+    def statistics(self, count: int) -> Sequence[Cuts]:
+        def each(per_row: Callable[[int], list[int]]) -> Callable[[int], list[list[int]]]:
+            return lambda n: [per_row(n)] * count
+
+        def clamped(n: int) -> list[int]:
+            return [n - _rank(n, self.outliers), n - _rank(n, 1 - self.outliers, -1)]
+
+        def kept(n: int) -> list[int]:
+            return [n - _rank(n, 1 - self.ratio), 1]
+
+        # A cut below which there is nothing has no value: where a rank is the lowest, it is the largest negative that is.
+        return (
+            Cuts("pcb sizes", each(clamped), scope=self.scope),
+            Cuts("pcb smallest", each(lambda n: [int(n in clamped(n))]), _negative(magnitudes), self.scope, True),
+            Cuts("pcb scores", each(kept), self._scores, self.scope, True),
+            Cuts("pcb lowest", each(lambda n: [int(n in kept(n))]), _negative(self._scores), self.scope, True),
+        )
+
+    def _scores(self, chunk: Chunk) -> Tensor:
+        return score(chunk.rows, *_limits(chunk, "pcb sizes", "pcb smallest"), self.agreement, chunk.scratch)
+
+    def merge(self, chunk: Chunk) -> Tensor:
+        count = len(chunk.rows)
+        strength = normalize(self._scores(chunk), *_limits(chunk, "pcb scores", "pcb lowest"))
+        total = weighted_sum(strength, [1.0] * count)
+        low, high = _limits(chunk, "pcb sizes", "pcb smallest")
+        for row, least, most in zip(chunk.rows, low, high, strict=True):
+            row.copy_(row.abs().clamp_(least, most).mul_(row.sign()))
+        merged = weighted_sum(chunk.rows.mul_(strength), per_model(self.weight, count, "weight"))
+        return chunk.plus_base(merged.div_(total.clamp_(min=1e-12)), self.scale)
+
+
+def _rank(n: int, fraction: float, more: int = 0) -> int:
+    """The index in ascending order at a fraction of ``n`` values, rounded as the authors do."""
+    return min(max(int(n * fraction + more), 0), max(n - 1, 0))
+
+
+def _negative(values: Callable[[Chunk], Tensor]) -> Callable[[Chunk], Tensor]:
+    return lambda chunk: 0.0 - values(chunk)
+
+
+def _limits(chunk: Chunk, found: str, lowest: str) -> tuple[list[float], list[float]]:
+    """The smaller and the larger value that a statistic found for each row."""
+    lows, highs = [], []
+    for (low, high), (least,) in zip(cuts_of(chunk, found), cuts_of(chunk, lowest), strict=True):
+        smallest, low_at, high_at = -float(least.at), float(low.at), float(high.at)
+        if not math.isfinite(smallest):
+            smallest = 0.0  # one value alone is nothing
+        highs.append(high_at if math.isfinite(high_at) else smallest)
+        lows.append(min(low_at if math.isfinite(low_at) else smallest, highs[-1]))
+    return lows, highs

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.merge.rules.models import Weights, assert_close
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from polytask.errors import InputError
+from polytask.merge.merging import merge_state_dicts
+from polytask.merge.rules.average import Average
+from polytask.merge.rules.regmean import Gram, gram_matrices, merge_regmean, solve
+
+
+class Network(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.norm, self.second, self.unused = nn.Linear(4, 6), nn.LayerNorm(6), Conv1D(6, 6), nn.Linear(2, 2)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.second(self.norm(self.first(x))))
+
+
+def inputs(seed: int, n: int = 50, width: int = 4) -> Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_gram_matrices() -> None:
+    model, x = Network(0), inputs(0, 30).view(5, 6, 4)
+    model.train()
+    found = gram_matrices(model, [x[:2], x[2:]])
+    assert set(found) == {"first.weight", "second.weight"}
+    flat = x.reshape(-1, 4)
+    torch.testing.assert_close(found["first.weight"].matrix, flat.T @ flat / 30)
+    assert found["first.weight"].rows == 30 and not found["first.weight"].inputs_first
+    with torch.no_grad():
+        once = model.norm(model.first(flat))
+        seen = torch.cat([once, model.second(once)])  # called twice
+    torch.testing.assert_close(found["second.weight"].matrix, seen.T @ seen / 60)
+    assert found["second.weight"].rows == 60 and found["second.weight"].inputs_first
+    assert model.training and not model.first._forward_pre_hooks
+    assert_named = gram_matrices(model, [{"x": x}])
+    torch.testing.assert_close(assert_named["first.weight"].matrix, found["first.weight"].matrix)
+
+
+def test_hooks_are_removed_when_the_model_fails() -> None:
+    model = Network(0)
+    with pytest.raises(RuntimeError):
+        gram_matrices(model, [inputs(0, width=5)])
+    assert not model.first._forward_pre_hooks and model.training
+
+
+@pytest.mark.parametrize("shrink", [0.0, 0.5, 0.9, 1.0])
+def test_merging(shrink: float) -> None:
+    networks = [Network(k) for k in range(3)]
+    models = [n.state_dict() for n in networks]
+    grams = [gram_matrices(n, [inputs(k)]) for k, n in enumerate(networks)]
+    expected = merge_state_dicts(Average(), models, None, torch.float64)
+    for name in ("first.weight", "second.weight"):
+        above = below = 0
+        for model, own in zip(models, grams, strict=True):
+            g = own[name].matrix
+            g = shrink * g + (1 - shrink) * g.diag().diag()
+            weight = model[name].T if name == "first.weight" else model[name]
+            above, below = above + g @ weight, below + g
+        found = torch.linalg.inv(below) @ above
+        expected[name] = found.T if name == "first.weight" else found
+    assert_close(merge_regmean(models, grams, shrink), expected, 1e-6, 1e-8)
+
+
+def test_it_is_the_least_squares_solution() -> None:
+    """No other layer is nearer to what the layers gave on their inputs."""
+    xs, ws = [inputs(k) for k in range(2)], [inputs(9 + k, 4, 3) for k in range(2)]
+    found = solve(ws, [x.T @ x for x in xs], 1.0)
+    stacked = torch.linalg.lstsq(torch.cat(xs), torch.cat([x @ w for x, w in zip(xs, ws, strict=True)])).solution
+    torch.testing.assert_close(found, stacked, rtol=1e-6, atol=1e-8)
+
+
+def test_equal_grams_average() -> None:
+    networks = [Network(k) for k in range(3)]
+    grams = gram_matrices(networks[0], [inputs(0)])
+    models = [n.state_dict() for n in networks]
+    assert_close(merge_regmean(models, [grams] * 3), merge_state_dicts(Average(), models), 1e-6, 1e-7)
+    assert_close(merge_regmean(models[:1], [grams]), models[0], 1e-9, 1e-12)
+    assert_close(merge_regmean(models, [{}] * 3), merge_state_dicts(Average(), models, None, torch.float64), 1e-12, 1e-12)
+
+
+@pytest.mark.parametrize("shrink", [0.9, 1.0])
+def test_disjoint_inputs_recover_each_block(shrink: float) -> None:
+    x, y = inputs(0), inputs(1)
+    x[:, 2:], y[:, :2] = 0, 0
+    ws = [inputs(5, 4, 3), inputs(6, 4, 3)]
+    found = solve(ws, [x.T @ x, y.T @ y], shrink)
+    torch.testing.assert_close(found[:2], ws[0][:2], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found[2:], ws[1][2:], rtol=1e-6, atol=1e-7)
+
+
+def test_inputs_that_nothing_saw_are_averaged() -> None:
+    x = inputs(0)
+    x[:, 3] = 0
+    ws = [inputs(5, 4, 3), inputs(6, 4, 3)]
+    for gram in (x.T @ x, torch.zeros(4, 4).double()):
+        found = solve(ws, [gram, gram], 0.9)
+        torch.testing.assert_close(found, (ws[0] + ws[1]) / 2, rtol=1e-6, atol=1e-7)
+
+
+def test_fewer_inputs_than_columns() -> None:
+    xs, ws = [inputs(k, 3, 20) for k in range(2)], [inputs(9 + k, 20, 3) for k in range(2)]
+    found = solve(ws, [x.T @ x for x in xs], 1.0)
+    assert bool(found.isfinite().all())
+    for x, w in zip(xs, ws, strict=True):
+        torch.testing.assert_close(x @ found, x @ w, rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_and_whole_numbers() -> None:
+    models = [{"w": torch.randn(3, 4).bfloat16(), "n": torch.tensor(k)} for k in range(2)]
+    grams = [{"w": Gram(x.T @ x, 50)} for x in (inputs(0), inputs(1))]
+    found = merge_regmean(models, grams)
+    assert found["w"].dtype == torch.bfloat16 and found["w"].shape == (3, 4) and int(found["n"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("gram", "message"),
+    [
+        ({"v": Gram(torch.eye(4), 1)}, "'v' is not in every set"),
+        ({"w": Gram(torch.eye(3), 1)}, r"shape \[3, 3\], expected \[4, 4\]"),
+        ({"w": Gram(torch.eye(4) * float("inf"), 1)}, "finite"),
+        ({"w": Gram(torch.eye(4), 1, inputs_first=True)}, "no such matrix"),
+        ({"w": Gram(-torch.eye(4), 1)}, "not positive semidefinite"),
+    ],
+)
+def test_grams_that_do_not_fit(gram: dict[str, Gram], message: str) -> None:
+    models: list[Weights] = [{"w": torch.ones(3, 4)}] * 2
+    good = {"w": Gram(torch.eye(4).double() * (0.5 if "semi" in message else 1), 1)}
+    with pytest.raises(InputError, match=message):
+        merge_regmean(models, [good, gram])
+    with pytest.raises(InputError, match="shrink 2"):
+        merge_regmean(models, [good, good], 2)
+    with pytest.raises(InputError, match="1 sets of Gram matrices"):
+        merge_regmean(models, [good])

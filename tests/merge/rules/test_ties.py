@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from tests.merge.rules.models import assert_close, deltas, flat, make_models, merge, quantised, unflat
+from torch import Tensor
+
+from polytask.errors import InputError
+from polytask.merge.merging import merge_state_dicts
+from polytask.merge.rules.ties import TIES
+
+ROWS = torch.tensor([[1, -2, 0.5, 0, 3], [2, 1, -0.5, 0, -4], [-1, 3, 0.1, 0, 0.5]])
+
+
+def reference(tau: Tensor, densities: list[float], weights: list[float], merge_by: str) -> Tensor:
+    """Sorted rows, the first of equal ones, signs of the sum, and a mean over what agrees."""
+    d = tau.shape[1]
+    kept = torch.zeros_like(tau)
+    for row, out, density in zip(tau, kept, densities, strict=True):
+        order = sorted(range(d), key=lambda p: (-abs(float(row[p])), p))[: int(density * d)]
+        out[order] = row[order]
+    w = torch.tensor(weights, dtype=tau.dtype)[:, None]
+    signs = torch.where((w * kept).sum(0) >= 0, 1.0, -1.0)
+    agree = kept * signs > 0
+    total = (w * kept * agree).sum(0)
+    return total if merge_by == "sum" else total / (w * agree).sum(0).where(agree.any(0), torch.ones(()).to(w))
+
+
+def test_elect_and_merge() -> None:
+    base, models = {"w": torch.zeros(5)}, [{"w": row} for row in ROWS]
+    assert merge_state_dicts(TIES(1, merge_by="sum"), models, base)["w"].tolist() == pytest.approx([3, 4, 0.6, 0, -4])
+    assert merge_state_dicts(TIES(1), models, base)["w"].tolist() == pytest.approx([1.5, 2, 0.3, 0, -4])
+    assert merge_state_dicts(TIES(1, scale=0.5), models, base)["w"].tolist() == pytest.approx([0.75, 1, 0.15, 0, -2])
+
+
+@pytest.mark.parametrize("make", [make_models, quantised])
+@pytest.mark.parametrize("merge_by", ["mean", "sum"])
+@pytest.mark.parametrize("densities", [[0.2] * 3, [0.0, 0.5, 1.0], [0.001, 0.999, 0.3]])
+@pytest.mark.parametrize("chunk", [4096, 2**16])
+def test_the_whole_model(make: object, merge_by: Literal["mean", "sum"], densities: list[float], chunk: int) -> None:
+    base, models = make()  # type: ignore[operator]
+    weights = [1.0, 2.0, 0.5]
+    vector = reference(flat(deltas(base, models)), densities, weights, merge_by)
+    expected = {name: base[name] + 0.8 * delta for name, delta in unflat(vector, base).items()}
+    assert_close(merge(TIES(densities, 0.8, weights, "model", merge_by), models, base, chunk), expected)
+
+
+@pytest.mark.parametrize("make", [make_models, quantised])
+@pytest.mark.parametrize("merge_by", ["mean", "sum"])
+def test_by_tensor(make: object, merge_by: Literal["mean", "sum"]) -> None:
+    base, models = make()  # type: ignore[operator]
+    expected = {}
+    for name, tau in deltas(base, models).items():
+        vector = reference(tau.reshape(3, -1), [0.3, 0.2, 1], [1, 1, 1], merge_by)
+        expected[name] = base[name] + vector.view(base[name].shape)
+    for chunk in (4096, 2**16):
+        assert_close(merge(TIES([0.3, 0.2, 1], scope="tensor", merge_by=merge_by), models, base, chunk), expected)
+
+
+@pytest.mark.parametrize(("n", "density", "kept"), [(1000, 0.2, 200), (1000, 0.5, 500), (7, 0.5, 3), (1, 0.9, 0), (1, 1, 1)])
+def test_so_many_are_kept(n: int, density: float, kept: int) -> None:
+    """Exactly; the authors' function keeps one more, 201 of 1000."""
+    for values in (torch.randn(n, generator=torch.Generator().manual_seed(0)), torch.ones(n)):
+        found = merge_state_dicts(TIES(density), [{"w": values}], {"w": torch.zeros(n)})["w"]
+        assert int(found.count_nonzero()) == kept
+        if bool((values == 1).all()):  # all equal: the first are kept
+            assert bool((found[:kept] == 1).all())
+
+
+def test_ties_across_tensors_go_to_the_first() -> None:
+    shapes = {"a": 5000, "b": 9000, "c": 3}
+    base = {name: torch.zeros(n) for name, n in shapes.items()}
+    found = merge(TIES(0.7), [{name: torch.ones(n) for name, n in shapes.items()}], base, 4096)
+    kept = torch.cat([found[name] for name in shapes])
+    assert int(kept.sum()) == int(0.7 * 14003)
+    assert bool((kept[: int(kept.sum())] == 1).all())
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(InputError, match=r"density 1.5: expected a number from 0 to 1"):
+        TIES(1.5)
+    with pytest.raises(InputError, match=r"density -1"):
+        TIES([0.5, -1])
+    with pytest.raises(InputError, match="scope 'row'"):
+        TIES(scope="row")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="merge_by 'median'"):
+        TIES(merge_by="median")  # type: ignore[arg-type]
+    base, models = make_models()
+    with pytest.raises(InputError, match="density has 2 numbers, expected one for each of 3 models"):
+        merge_state_dicts(TIES([0.1, 0.2]), models, base)
