@@ -12,10 +12,10 @@ from torch import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BINS = 2**20
+BINS = 2**21
 """Of a histogram, and the most values that are kept for one cut instead of it."""
 
-SAMPLE = 2**16
+SAMPLE = 2**14
 """Elements from which the first pass guesses where to look."""
 
 
@@ -132,8 +132,10 @@ class Search:
             self.low, self.high = limits[0], self.low - 1
             return None
         if self.histogram is None:
-            key = np.partition(kept, len(kept) - wanted)[len(kept) - wanted]
-            return int(key), int(np.count_nonzero(kept == key)), wanted - int(np.count_nonzero(kept > key))
+            kept.sort()  # few values, and often many equal ones, which slow selection down
+            key = kept[len(kept) - wanted]
+            first, last = (int(np.searchsorted(kept, key, side)) for side in ("left", "right"))
+            return int(key), last - first, wanted - (len(kept) - last)
         from_top = np.cumsum(self.histogram[::-1])
         place = int(np.searchsorted(from_top, wanted))
         low = (self.first + len(self.histogram) - 1 - place) << self.shift

@@ -160,7 +160,8 @@ class Merge:
             if any(other.counts(total) != counts for other in cuts):
                 raise InputError(f"{type(self.rules[names[0]]).__name__}: one cut for all tensors needs one setting for all")
             every = dict(zip(names, cuts, strict=True))
-            sample = torch.cat([self._sample(every[name], name, total) for name in names], 1)
+            # A larger sample than of one tensor: of so many values, fewer may be left in doubt.
+            sample = torch.cat([self._sample(every[name], name, -(-total // 64)) for name in names], 1)
             ranking = Ranking(counts, total, sample, self.dtype, cuts[0].signed)
 
             def a_pass(every: Mapping[str, Cuts] = every) -> Iterator[Tensor]:
@@ -196,7 +197,7 @@ class Merge:
     def _sample(self, statistic: Cuts, name: str, of: int, found: Mapping[str, Any] | None = None) -> Tensor:
         """Some values of a tensor: its share of those that are looked at of ``of`` values, in blocks from all over it."""
         total = math.prod(self.shapes[name])
-        wanted = min(total, -(-SAMPLE * total // of))
+        wanted = min(total, -(-SAMPLE * total // max(of, 1)))
         width = min(1024, wanted)
         blocks = wanted // width if wanted else 0
         starts = [i * (total - width) // max(blocks - 1, 1) for i in range(blocks)]
