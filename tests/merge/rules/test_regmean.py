@@ -4,12 +4,22 @@ import pytest
 import torch
 from tests.merge.rules.models import Weights, assert_close
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from polytask.errors import InputError
 from polytask.merge.merging import merge_state_dicts
 from polytask.merge.rules.average import Average
 from polytask.merge.rules.regmean import Gram, gram_matrices, merge_regmean, solve
+
+
+class Conv1D(nn.Module):
+    """A linear layer as transformers has it in GPT-2: its weight lies as (in, out)."""
+
+    def __init__(self, out: int, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(width, out) * 0.02), nn.Parameter(torch.zeros(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
 
 
 class Network(nn.Module):
