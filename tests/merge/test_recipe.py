@@ -132,3 +132,10 @@ def test_a_mistake_is_one_line_that_names_its_own(folder: Path, text: str, messa
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_recipe(tmp_path / "none.yaml")
+
+
+def test_a_tensor_that_no_filter_matches_is_one_line_also_once_merging_has_begun(folder: Path) -> None:
+    filters = "parameters:\n  scale: [{filter: '^$', value: 1}, {filter: mlp, value: 0.5}]\n"
+    settings = read(folder, f"rule: ties\n{HEAD}{filters}").settings
+    with pytest.raises(InputError, match=r"no filter matches tensor 'layers\.0\.w'"):
+        settings("layers.0.w")

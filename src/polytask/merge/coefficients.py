@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError, TrainingError
+from polytask.merge._models import evaluating, wide
 
 PIECE = 2**20  # elements converted at a time: long enough that the calls cost nothing, short enough to stay in the cache
 
@@ -177,7 +177,7 @@ class Coefficients(nn.Module):
         leaves = {name: theta[name].requires_grad_() for name in self.columns}
         merged = Merged(self.model, theta)
         losses = {}
-        with _evaluating(self.model), torch.enable_grad():
+        with evaluating(self.model), torch.enable_grad():
             for task, batch in batches.items():
                 value = loss(merged, task, batch)
                 _check_loss(task, value)
@@ -212,7 +212,7 @@ class Coefficients(nn.Module):
 
     def _sum(self, name: str, base: Tensor, weights: Sequence[float]) -> Tensor:
         """``base + sum_k weights[k] tau_k`` for one tensor, added in float32 or float64 and rounded once."""
-        total = torch.empty(base.shape, dtype=_exact(base), device=base.device).copy_(base)
+        total = torch.empty(base.shape, dtype=wide(base.dtype), device=base.device).copy_(base)
         for vector, names, weight in zip(self.vectors, self._entries, weights, strict=True):
             if name in names and weight != 0:
                 for target, piece in zip(_pieces(total), _pieces(vector[names[name]]), strict=True):
@@ -300,7 +300,7 @@ def entropy(logits: Tensor, mask: Tensor | None = None, marginal_entropy_floor: 
         raise InputError(f"marginal_entropy_floor {marginal_entropy_floor}: expected a share from 0 to 1, or None")
     # Taken out, not multiplied by 0: padding may hold NaN.
     rows = logits.reshape(-1, logits.shape[-1]) if mask is None else logits[mask.bool()]
-    rows = rows.to(_exact(rows))
+    rows = rows.to(wide(rows.dtype))
     count, classes = rows.shape
     if count == 0:
         return rows.sum()
@@ -373,18 +373,6 @@ def _check_loss(task: str, value: object) -> None:
         raise InputError(f"task {task!r}: its loss has no gradient, expected one that depends on the merged model's output")
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the block; then each module's own mode again, since parts of a model may be frozen in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _again_and_again(task: str, batches: Iterable[Any]) -> Iterator[Any]:
     while True:
         empty = True
@@ -409,7 +397,7 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def _product(one: Tensor, other: Tensor) -> Tensor:
     """The inner product, on the device of ``one``."""
-    dtype = _exact(one)
+    dtype = wide(one.dtype)
     total = torch.zeros((), dtype=dtype, device=one.device)
     for a, b in zip(_pieces(one), _pieces(other), strict=True):
         total += torch.dot(a.to(dtype), b.to(total))
@@ -417,12 +405,8 @@ def _product(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    dtype = torch.promote_types(_exact(one), _exact(other))
+    dtype = torch.promote_types(wide(one.dtype), wide(other.dtype))
     return all(torch.equal(a.to(dtype), b.to(dtype)) for a, b in zip(_pieces(one), _pieces(other), strict=True))
-
-
-def _exact(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _module(name: str) -> str:

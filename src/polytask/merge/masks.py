@@ -23,6 +23,7 @@ from torch.func import functional_call
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
 from polytask.files import replacing
+from polytask.merge._models import wide
 
 Weights: TypeAlias = Mapping[str, Tensor]
 """A state dict: tensors by name. It may be lazy: one tensor at a time is asked for."""
@@ -55,7 +56,7 @@ def tall_mask(delta: Tensor, merged: Tensor, scale: float) -> Tensor:
     if delta.shape != merged.shape:
         raise InputError(f"a task vector of shape {tuple(delta.shape)}, a multi-task vector of {tuple(merged.shape)}")
     _check_scale(scale, "scale")
-    delta, merged = delta.to(_wide(delta.dtype)), merged.to(_wide(merged.dtype))
+    delta, merged = delta.to(wide(delta.dtype)), merged.to(wide(merged.dtype))
     return delta.abs() > (merged - delta).abs_().mul_(scale)
 
 
@@ -77,7 +78,7 @@ def magnitude_mask(delta: Tensor, density: float) -> Tensor:
     kept = round(density * n)
     if kept in (0, n):
         return torch.full((n,), kept > 0, device=delta.device)
-    size = delta.to(_wide(delta.dtype)).abs()
+    size = delta.to(wide(delta.dtype)).abs()
     threshold = size.kthvalue(n - kept + 1).values
     mask = size > threshold
     mask[(size == threshold).nonzero().flatten()[: kept - int(mask.sum())]] = True
@@ -540,13 +541,8 @@ class TaskMasks:
                 raise InputError(f"task {task!r} keeps tensor {name!r} with values that are not finite")
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The type of the arithmetic on weights of type ``dtype``."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _moved(theta: Tensor, vector: Tensor) -> Tensor:
-    return (theta.to(_wide(theta.dtype)) + vector).to(theta.dtype)
+    return (theta.to(wide(theta.dtype)) + vector).to(theta.dtype)
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -578,7 +574,7 @@ def _delta(task: str, expert: Weights, name: str, theta: Tensor) -> Tensor:
     own, what = expert[name].detach(), f"expert {task!r}, tensor {name!r}:"
     _check_fits(own, theta, what)
     # Widened before anything else: an expert in float32 is not first rounded to a base in bfloat16.
-    delta = own.to(theta.device, _wide(theta.dtype)) - theta.detach()
+    delta = own.to(theta.device, wide(theta.dtype)) - theta.detach()
     if not _finite(delta):
         raise InputError(f"{what} values that are not finite, or are not so less the base")
     return delta
@@ -593,13 +589,13 @@ def _multi_task_vector(base: Weights, experts: Mapping[str, Weights], vector: Li
         for name in names:
             _check_fits(vector[name], base[name], f"the multi-task vector's tensor {name!r}")
         contiguous = torch.contiguous_format
-        wide = {name: (vector[name].detach(), base[name].device, _wide(base[name].dtype)) for name in names}
-        return {n: v.to(device, dtype, copy=True, memory_format=contiguous) for n, (v, device, dtype) in wide.items()}
+        given = {name: (vector[name].detach(), base[name].device, wide(base[name].dtype)) for name in names}
+        return {n: v.to(device, dtype, copy=True, memory_format=contiguous) for n, (v, device, dtype) in given.items()}
     if vector != "sum":
         raise InputError(f"multi-task vector {vector!r}, expected 'sum' or tensors by name")
     summed = {}
     for name in names:
-        total = torch.zeros_like(base[name], dtype=_wide(base[name].dtype))
+        total = torch.zeros_like(base[name], dtype=wide(base[name].dtype))
         for task, expert in experts.items():
             total += _delta(task, expert, name, base[name])
         summed[name] = total

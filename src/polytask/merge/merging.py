@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polytask.errors import InputError
+from polytask.merge._models import same_tensors
 from polytask.merge.checkpoint import Checkpoint
 from polytask.merge.engine.rule import Rule
 from polytask.merge.engine.run import CHUNK, InMemory, Merge
@@ -60,15 +60,7 @@ def merge_state_dicts(
         InputError: names or shapes differ.
     """
     reference = models[0] if base is None else base
-    for k, model in enumerate(models, 1):
-        if model.keys() != reference.keys():
-            odd = sorted(model.keys() ^ reference.keys())[0]
-            raise InputError(f"model {k}: tensor {odd!r} is not in every model, expected the same names in all")
-        for name, tensor in reference.items():
-            if model[name].shape != tensor.shape:
-                raise InputError(
-                    f"model {k}: tensor {name!r} has shape {list(model[name].shape)}, expected {list(tensor.shape)}"
-                )
+    same_tensors(models, reference)
     shapes = {name: tuple(t.shape) for name, t in sorted(reference.items()) if t.is_floating_point() and t.numel()}
     merged = {name: tensor.detach().clone() for name, tensor in reference.items()}
     flat = {name: merged[name].view(-1) for name in shapes}

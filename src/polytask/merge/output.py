@@ -15,6 +15,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.files import read_json, write_json
+from polytask.merge.checkpoint.header import DTYPES
 
 SHARD = 5 * 10**9
 """Bytes of a shard, at most, unless one tensor is larger."""
@@ -24,12 +25,8 @@ JOURNAL = "merge.part.json"
 NOTED_EVERY = 5.0
 """Seconds between two notes of what is done."""
 
-NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.uint16: "U16", torch.uint32: "U32",
-    torch.uint64: "U64",
-}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""What a header calls each precision."""
 
 
 class Output:
@@ -69,19 +66,21 @@ class Output:
         for file, (head, offsets) in headers.items():
             for name, (start, stop) in offsets.items():
                 self._places[name] = file, len(head) + start, stop - start
+        sizes = {
+            file: len(head) + max((stop for _, stop in offsets.values()), default=0)
+            for file, (head, offsets) in headers.items()
+        }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self._resumes():
                 shutil.rmtree(self.folder, ignore_errors=True)
-                need = sum(
-                    len(head) + max((stop for _, stop in offsets.values()), default=0) for head, offsets in headers.values()
-                )
+                need = sum(sizes.values())
                 free = shutil.disk_usage(self.path.parent).free
                 if need > free:
                     raise InputError(f"{self.path}: needs {need:,} bytes, and the disk has {free:,} left")
                 self.folder.mkdir()
-                for file, (head, offsets) in headers.items():
-                    _allocate(self.folder / file, head, len(head) + max((stop for _, stop in offsets.values()), default=0))
+                for file, (head, _) in headers.items():
+                    _allocate(self.folder / file, head, sizes[file])
                 self._note()
             self._files = {file: os.open(self.folder / file, os.O_RDWR) for file in self.shards}
         except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -85,8 +84,8 @@ class Source:
     filled: set[str]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        from_base = self.base is not None and name in self.filled
-        return (self.base if from_base and self.base is not None else self.model).read(name, start, stop)
+        source = self.base if self.base is not None and name in self.filled else self.model
+        return source.read(name, start, stop)
 
     def release(self, name: str) -> None:
         if name not in self.filled:
@@ -185,6 +184,5 @@ def _names(names: set[str]) -> str:
 def bytes_of(entries: Mapping[str, Entry], dtype: torch.dtype | None = None) -> int:
     """The bytes that these tensors take, floating-point ones in ``dtype`` if given."""
     return sum(
-        math.prod(entry.shape) * (dtype if dtype is not None and entry.is_float else entry.dtype).itemsize
-        for entry in entries.values()
+        entry.numel * (dtype if dtype is not None and entry.is_float else entry.dtype).itemsize for entry in entries.values()
     )

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from polytask.errors import InputError, suggest
 from polytask.merge.checkpoint import is_adapter, open_adapter, open_checkpoint
 from polytask.merge.engine.rule import Rule, merge_rules
-from polytask.merge.plan import Plan, Policy, make_plan
+from polytask.merge.plan import Buffers, Extra, Missing, Plan, Policy, make_plan
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DType = Literal["float64", "float32", "float16", "bfloat16"]
@@ -43,9 +43,9 @@ class ModelOf(BaseModel):
 class PolicyOf(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    missing: Literal["error", "base"] = "error"
-    extra: Literal["error", "drop"] = "error"
-    buffers: Literal["error", "base"] = "error"
+    missing: Missing = "error"
+    extra: Extra = "error"
+    buffers: Buffers = "error"
 
 
 class Recipe(BaseModel):
@@ -165,7 +165,9 @@ def open_inputs(ready: Ready) -> Plan:
     return make_plan(models, base, ready.policy)
 
 
-class _Wrong(Exception):
+class _Wrong(InputError):
+    """A mistake in a recipe, and where in it."""
+
     def __init__(self, where: Sequence[str | int], message: str) -> None:
         super().__init__(message)
         self.where = where
@@ -277,10 +279,7 @@ class Settings:
         return self
 
     def __call__(self, tensor: str) -> Rule:
-        given: dict[str, Any] = {}
-        for name in self.known:
-            if name in self.defaults:
-                given[name] = self._one(name, tensor)
+        given = {name: self._one(name, tensor) for name in self.known}
         try:
             return self.adapter.validate_python(given)
         except ValidationError as error:

@@ -90,9 +90,14 @@ def per_model(value: PerModel, count: int, setting: str) -> list[float]:
     return [float(number) for number in value]
 
 
+def numbers(value: PerModel) -> list[float]:
+    """The numbers of a setting: one, or one for each model."""
+    return [float(value)] if isinstance(value, int | float) else [float(number) for number in value]
+
+
 def share(value: PerModel, setting: str) -> None:
     """Raise `InputError` unless every number is in [0, 1]."""
-    for number in [value] if isinstance(value, int | float) else value:
+    for number in numbers(value):
         if not 0 <= number <= 1:
             raise InputError(f"{setting} {number:g}: expected a number from 0 to 1")
 

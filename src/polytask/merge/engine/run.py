@@ -122,8 +122,9 @@ class Merge:
             step = max(total, 1)
         for start in range(0, total, step):
             yield self._chunk(name, start, min(start + step, total), found)
-        for source in [*self.models, *([] if self.base is None else [self.base])]:
-            source.release(name)
+        for source in (*self.models, self.base):
+            if source is not None:
+                source.release(name)
 
     def _chunk(self, name: str, start: int, stop: int, found: Mapping[str, Any]) -> Chunk:
         count, size = len(self.models), stop - start

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import PerModel, Rule, merge_rules, per_model
+from polytask.merge.engine.rule import PerModel, Rule, merge_rules, numbers, per_model
 from polytask.merge.masks import tall_mask
 from polytask.merge.rules._arithmetic import weighted_sum
 
@@ -39,7 +39,7 @@ class Consensus(Rule):
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or self.k < 0:
             raise InputError(f"k {self.k!r}: expected a number of tasks, 0 or more")
-        for number in [self.mask_scale] if isinstance(self.mask_scale, int | float) else self.mask_scale:
+        for number in numbers(self.mask_scale):
             if not 0 <= number < math.inf:
                 raise InputError(f"mask_scale {number}: expected a finite number of at least 0")
 

@@ -47,6 +47,8 @@ class DARE(Rule):
         share(self.density, "density")
         if self.rescale not in ("density", "none"):
             raise InputError(f"rescale {self.rescale!r}: expected 'density' or 'none'")
+        if self.merge_by not in ("mean", "sum"):
+            raise InputError(f"merge_by {self.merge_by!r}: expected 'mean' or 'sum'")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: expected a whole number of at least 0")
 

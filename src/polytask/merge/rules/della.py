@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import PerModel, Rule, merge_rules, per_model, share
+from polytask.merge.engine.rule import PerModel, Rule, merge_rules, numbers, per_model, share
 from polytask.merge.rules._arithmetic import elected, weighted_sum
 from polytask.merge.rules._random import keep
 
@@ -73,7 +73,7 @@ class DELLA(Rule):
             raise InputError(f"rescale {self.rescale!r}: expected 'probability' or 'none'")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: expected a whole number of at least 0")
-        densities, epsilons = _sequence(self.density), _sequence(self.epsilon)
+        densities, epsilons = numbers(self.density), numbers(self.epsilon)
         for density, epsilon in zip(
             densities if len(densities) > 1 else densities * len(epsilons),
             epsilons if len(epsilons) > 1 else epsilons * len(densities),
@@ -97,7 +97,3 @@ class DELLA(Rule):
         if not self.elect:
             return chunk.plus_base(weighted_sum(chunk.rows, weights), self.scale)
         return chunk.plus_base(elected(chunk.rows, weights, "mean"), self.scale)
-
-
-def _sequence(value: PerModel) -> list[float]:
-    return [float(value)] if isinstance(value, int | float) else [float(number) for number in value]

@@ -12,6 +12,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
+from polytask.merge._models import evaluating, same_tensors
 from polytask.merge.engine.rule import PerModel, per_model
 
 
@@ -61,9 +62,8 @@ def fisher_diagonal(
         return {name: torch.tensordot(chances, slope.square(), 1) for name, slope in slopes.items()}
 
     sums = {name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in parameters.items()}
-    examples, training = 0, {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    examples = 0
+    with evaluating(model):
         for batch in batches:
             count = len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
             for start in range(0, count, at_once):
@@ -71,9 +71,6 @@ def fisher_diagonal(
                 for name, each in vmap(of_example)(piece).items():
                     sums[name] += each.sum(0)
             examples += count
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     if not examples:
         raise InputError("no examples, expected at least one")
     return {name: total / examples for name, total in sums.items()}
@@ -107,7 +104,9 @@ def merge_fisher(
     if not 0 < floor < math.inf:
         raise InputError(f"floor {floor}: expected a finite number above 0")
     weights = per_model(weight, len(models), "weight")
-    same_tensors(models)
+    if not models:
+        raise InputError("no models, expected at least one")
+    same_tensors(models, models[0])
     if min(weights) < 0 or sum(weights) <= 0:
         raise InputError(f"weights {weights}: expected numbers of at least 0, not all 0")
     for k, fisher in enumerate(fishers, 1):
@@ -137,19 +136,6 @@ def merge_fisher(
             below += importance
         merged[name] = (above / below).to(first.dtype)
     return merged
-
-
-def same_tensors(models: Sequence[Mapping[str, Tensor]]) -> None:
-    """Raise `InputError` unless state dicts have the same names and shapes."""
-    if not models:
-        raise InputError("no models, expected at least one")
-    for k, model in enumerate(models, 1):
-        if odd := sorted(model.keys() ^ models[0].keys()):
-            raise InputError(f"model {k}: tensor {odd[0]!r} is not in every model, expected the same names in all")
-        for name, tensor in model.items():
-            if tensor.shape != models[0][name].shape:
-                shapes = f"{list(tensor.shape)}, expected {list(models[0][name].shape)}"
-                raise InputError(f"model {k}: tensor {name!r} has shape {shapes}")
 
 
 def _map(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
-from polytask.merge.rules.fisher import same_tensors
+from polytask.merge._models import evaluating, same_tensors
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,13 @@ def gram_matrices(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, Gram
         return look
 
     hooks = []
-    training = {module: module.training for module in model.modules()}
     try:
         for path, module in model.named_modules():
             if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
                 name = f"{path}.weight" if path else "weight"
                 first[name] = not isinstance(module, nn.Linear)
                 hooks.append(module.register_forward_pre_hook(watch(name)))
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for batch in batches:
                 if isinstance(batch, Tensor):
                     model(batch)
@@ -68,8 +66,6 @@ def gram_matrices(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, Gram
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return {name: Gram(total / max(rows[name], 1), rows[name], first[name]) for name, total in sums.items()}
 
 
@@ -128,7 +124,9 @@ def merge_regmean(
         raise InputError(f"{len(grams)} sets of Gram matrices, expected one for each of {len(models)} models")
     if not 0 <= shrink <= 1:
         raise InputError(f"shrink {shrink}: expected a number from 0 to 1")
-    same_tensors(models)
+    if not models:
+        raise InputError("no models, expected at least one")
+    same_tensors(models, models[0])
     for k, own in enumerate(grams, 1):
         if odd := sorted(own.keys() ^ grams[0].keys()):
             raise InputError(f"Gram matrices of model {k}: {odd[0]!r} is not in every set, expected the same layers in all")

@@ -1,0 +1,39 @@
+"""What merging asks of models in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from polytask.errors import InputError
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type of the arithmetic on weights of type ``dtype``: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def same_tensors(models: Sequence[Mapping[str, Tensor]], reference: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` unless state dicts have the names and shapes of ``reference``."""
+    for k, model in enumerate(models, 1):
+        if odd := sorted(model.keys() ^ reference.keys()):
+            raise InputError(f"model {k}: tensor {odd[0]!r} is not in every model, expected the same names in all")
+        for name, tensor in model.items():
+            if tensor.shape != reference[name].shape:
+                shapes = f"{list(tensor.shape)}, expected {list(reference[name].shape)}"
+                raise InputError(f"model {k}: tensor {name!r} has shape {shapes}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the block; then each module's own mode again, since parts of a model may be frozen in eval mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
