@@ -111,6 +111,13 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path}: byte {error.start}: not UTF-8 text") from error
 
 
+def cache_folder() -> Path:
+    """Where polytask keeps what it can make again: ``POLYTASK_CACHE``, or ``polytask`` in the user's cache folder."""
+    if chosen := os.environ.get("POLYTASK_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "polytask"
+
+
 def sha256(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:

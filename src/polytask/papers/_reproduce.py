@@ -225,12 +225,13 @@ def forest(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def _fingerprint(slug: str, data: Sequence[Path]) -> str:
-    """A hash of everything that a seed's numbers depend on: the data, the paper's code, and the code below it."""
+    """A hash of all that a seed's numbers depend on: the data, the paper's code, what papers share, and the code below."""
     package = Path(polytask.__file__).parent
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
         parts = source.relative_to(package).with_suffix("").parts
-        if parts[0] in ("cli", "web") or (parts[0] == "papers" and parts[1] != slug):
+        other = parts[0] == "papers" and parts[1] != slug and not parts[1].startswith("_")
+        if parts[0] in ("cli", "web") or other:
             continue
         digest.update(sha256(source).encode())
     for path in data:
