@@ -129,26 +129,11 @@ def open_adapter(path: Path | str, base: Checkpoint) -> Checkpoint:
     Raises `InputError` for adapters that are no plain LoRA (such as ``use_dora``), for factors that do not fit the base, and
     for tensors in the adapter that would otherwise be ignored.
     """
-    path = Path(path)
-    settings = _read_settings(path / "adapter_config.json")
-    file = next((path / name for name in ADAPTERS if (path / name).is_file()), None)
-    if file is None:
-        raise InputError(f"{path}: no factors, expected {' or '.join(ADAPTERS)}")
-    adapter = open_checkpoint(file)
-
-    factors: dict[str, dict[str, str]] = {}
-    saved: dict[str, str] = {}
-    for full in adapter.entries:
-        name, part = _split(file, full)
-        kept, key = (saved, name) if part is None else (factors.setdefault(name, {}), part)
-        if key in kept:
-            raise InputError(f"{file}: tensors {quoted(kept[key])} and {quoted(full)} stand for the same")
-        kept[key] = full
-    if not factors:
-        raise InputError(f"{file}: no LoRA factors, expected lora_A and lora_B of at least one module")
+    lora = read_factors(path)
+    file, adapter, factors = lora.file, lora.tensors, lora.modules
     rename = _renaming(file, factors, base)
 
-    replaced = {name if rename(name) not in base.entries else rename(name): full for name, full in saved.items()}
+    replaced = {name if rename(name) not in base.entries else rename(name): full for name, full in lora.saved.items()}
     entries = dict(base.entries)
     entries.update({name: replace(adapter.entries[full], name=name) for name, full in replaced.items()})
     sources: dict[str, Source] = dict.fromkeys(base.entries, base)
@@ -159,16 +144,79 @@ def open_adapter(path: Path | str, base: Checkpoint) -> Checkpoint:
         weight = entries[f"{rename(module)}.weight"]
         if weight.name in deltas:
             raise InputError(f"{file}: module {quoted(module)} and another one both adapt the base's {weight.name}")
-        deltas[weight.name] = _delta(file, module, names, adapter, settings, weight)
+        deltas[weight.name] = _delta(lora, module, weight)
         if "bias" in names:
             bias = entries.get(f"{rename(module)}.bias")
             deltas[f"{rename(module)}.bias"] = _bias(file, names["bias"], adapter, deltas[weight.name].scaling, bias)
     total = _Sum(dict(sources), deltas)
     sources.update(dict.fromkeys(deltas, total))
-    return Checkpoint(path, [*base.files, *adapter.files], entries, base.metadata, sources)
+    return Checkpoint(lora.path, [*base.files, *adapter.files], entries, base.metadata, sources)
 
 
-def _read_settings(path: Path) -> _Settings:
+@dataclass(frozen=True)
+class Factors:
+    """An adapter's folder, read: what is in it, not yet what it is added to.
+
+    Attributes:
+        path, file: the folder, and the file of its tensors.
+        config: ``adapter_config.json`` as it is.
+        settings: what is needed of it.
+        tensors: the file's tensors.
+        modules: for each adapted module, relative to the base, its factors' full names by part: ``A`` and ``B``, or
+            ``embedding_A`` and ``embedding_B``, and ``bias`` if there is one.
+        saved: tensors that were saved whole: their names relative to the base, and in full.
+    """
+
+    path: Path
+    file: Path
+    config: dict[str, Any]
+    settings: _Settings
+    tensors: Checkpoint
+    modules: dict[str, dict[str, str]]
+    saved: dict[str, str]
+
+    def pair(self, module: str) -> tuple[str, str]:
+        """The parts that a module's two factors are, A's first."""
+        names = self.modules[module]
+        pair = ("embedding_A", "embedding_B") if "embedding_A" in names or "embedding_B" in names else ("A", "B")
+        if set(names) - {"bias"} != set(pair):
+            found = ", ".join(sorted(names))
+            raise InputError(f"{self.file}: module {quoted(module)}: factors {found}, expected {' and '.join(pair)}")
+        return pair
+
+    def read(self, module: str) -> tuple[Tensor, Tensor, float]:
+        """A module's factors ``A (r, ...)`` and ``B (out, r, ...)``, and its scaling."""
+        a, b = (_factor(self.tensors, self.modules[module][part]) for part in self.pair(module))
+        rank = _by_pattern(self.settings.rank_pattern, module, self.settings.r)
+        if a.dim() < 2 or a.shape[0] != rank or rank < 1:
+            where = f"{self.file}: module {quoted(module)}"
+            raise InputError(f"{where}: A is {tuple(a.shape)}, expected rank {rank} as adapter_config.json says")
+        return a, b, self.settings.scaling(module, rank)
+
+
+def read_factors(path: Path | str) -> Factors:
+    """Read a LoRA adapter's folder; `InputError` for what `open_adapter` refuses, whatever the base."""
+    path = Path(path)
+    config, settings = _read_settings(path / "adapter_config.json")
+    file = next((path / name for name in ADAPTERS if (path / name).is_file()), None)
+    if file is None:
+        raise InputError(f"{path}: no factors, expected {' or '.join(ADAPTERS)}")
+    adapter = open_checkpoint(file)
+    modules: dict[str, dict[str, str]] = {}
+    saved: dict[str, str] = {}
+    for full in adapter.entries:
+        name, part = _split(file, full)
+        kept, key = (saved, name) if part is None else (modules.setdefault(name, {}), part)
+        if key in kept:
+            raise InputError(f"{file}: tensors {quoted(kept[key])} and {quoted(full)} stand for the same")
+        kept[key] = full
+    if not modules:
+        raise InputError(f"{file}: no LoRA factors, expected lora_A and lora_B of at least one module")
+    return Factors(path, file, config, settings, adapter, modules, saved)
+
+
+def _read_settings(path: Path) -> tuple[dict[str, Any], _Settings]:
+    """``adapter_config.json``, as it is and as what is needed of it."""
     with open_regular(path) as file:
         content = parse(file.read(LIMIT), str(path))
     if not isinstance(content, dict):
@@ -196,7 +244,7 @@ def _read_settings(path: Path) -> _Settings:
             f"{path}: init_lora_weights {quoted(start)} changes the base as training starts, expected an adapter to the "
             "unchanged base (peft: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
         )
-    return settings
+    return content, settings
 
 
 def _split(file: Path, full: str) -> tuple[str, str | None]:
@@ -232,25 +280,18 @@ def _renaming(file: Path, modules: Iterable[str], base: Checkpoint) -> Callable[
     raise InputError(f"{file}: adapts {quoted(lacking)}, which {base.path} has not, {nearest(lacking, base.entries)}")
 
 
-def _delta(
-    file: Path, module: str, names: Mapping[str, str], adapter: Checkpoint, settings: _Settings, weight: Entry
-) -> _Delta:
-    where = f"{file}: module {quoted(module)}"
-    pair = ("embedding_A", "embedding_B") if "embedding_A" in names or "embedding_B" in names else ("A", "B")
-    if set(names) - {"bias"} != set(pair):
-        raise InputError(f"{where}: factors {', '.join(sorted(names))}, expected {' and '.join(pair)}")
-    a, b = (_factor(adapter, names[part]) for part in pair)
-    rank = _by_pattern(settings.rank_pattern, module, settings.r)
-    if a.dim() < 2 or a.shape[0] != rank or rank < 1:
-        raise InputError(f"{where}: A is {tuple(a.shape)}, expected rank {rank} as adapter_config.json says")
+def _delta(lora: Factors, module: str, weight: Entry) -> _Delta:
+    where = f"{lora.file}: module {quoted(module)}"
+    pair = lora.pair(module)
+    a, b, scaling = lora.read(module)
+    rank = len(a)
     if not weight.is_float:
         raise InputError(f"{where}: the base's {weight.name} is {weight.dtype}, expected floating-point numbers")
     # A convolution's B is (out, r, 1, ...): a product of matrices all the same.
     matrices = a.flatten(1), b.view(b.shape[:2]) if b.dim() > 1 and b[0, 0].numel() == 1 else b
     plain = b.shape[1:2] == (rank,) and (b.shape[0], *a.shape[1:]) == weight.shape
     turned = a.dim() == b.dim() == 2 and b.shape[1] == rank and (a.shape[1], b.shape[0]) == weight.shape
-    lies_turned = pair[0] == "embedding_A" or settings.fan_in_fan_out
-    scaling = settings.scaling(module, rank)
+    lies_turned = pair[0] == "embedding_A" or lora.settings.fan_in_fan_out
     if turned and (lies_turned or not plain):
         return _Delta(a.T, b.T, scaling)
     if plain and pair[0] == "A" and matrices[1].shape == b.shape[:2]:
