@@ -129,7 +129,7 @@ def train(
         settings: of fine-tuning, arguments of `polytask.fit`. Parameters of the encoder that do not require a gradient are
             not fine-tuned.
     """
-    path = cache_folder() / "experts" / f"{name}-{seed}-{_digest(files, base, settings)}.safetensors"
+    path = cache_folder() / "experts" / f"{name}-{seed}-{digest(files, base, settings)}.safetensors"
     encoder, heads = base(data, seed)
     for head in heads.values():
         head.requires_grad_(False).eval()
@@ -162,7 +162,7 @@ def _copied(encoder: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in encoder.state_dict().items()}
 
 
-def _digest(files: Sequence[Path], base: Base, settings: Mapping[str, Any]) -> str:
+def digest(files: Sequence[Path], base: Base, settings: Mapping[str, Any]) -> str:
     """Of what the experts depend on: data, settings, the code that makes them, and the version of torch."""
     code = [Path(__file__), Path(inspect.getfile(base))]
     parts = [torch.__version__, repr(sorted(settings.items())), *(sha256(path) for path in [*files, *code])]
