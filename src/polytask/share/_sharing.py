@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -42,7 +41,6 @@ class TaskModules(nn.ModuleDict):
         return {name: self[name] for name in self}.items()
 
 
-@cache
 def _attribute(name: str) -> str:
     """``name`` with underscores added until no attribute of a ``ModuleDict`` has it; distinct names stay distinct."""
     return f"{name}_" if name.rstrip("_") in _ATTRIBUTES else name
