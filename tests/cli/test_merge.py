@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.cli.command import polytask, refused
+from tests.merge.folders import make_folder, words
 
 RECIPE = """\
 rule: task_arithmetic
@@ -38,6 +39,31 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(recipe: Path) -> N
     for word in ("TaskArithmetic", "300 numbers", "1 tensor: ids", "1,224 bytes", "MB"):
         assert word in done.out, word
     assert set(recipe.parent.iterdir()) == before
+
+
+def test_vocabularies_that_differ_are_an_error_or_matched_as_the_plan_says(tmp_path: Path) -> None:
+    make_folder(tmp_path / "base", words("a b c"), rows=4)
+    one = make_folder(tmp_path / "one", words("b a c"), {"[b]": 3, "<x>": 4})
+    recipe = tmp_path / "mixed.yaml"
+    recipe.write_text("rule: task_arithmetic\nbase_model: base\nmodels: [{model: one}]\nparameters: {scale: 1}\n")
+    line = refused("merge", recipe)
+    assert "one: token 'a' has row 1, and row 0 in" in line and "vocabulary: base" in line and "union" in line
+    recipe.write_text(recipe.read_text() + "policy: {vocabulary: union}\n")
+    done = polytask("merge", recipe, "--dry-run")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    for said in (
+        "vocabulary",
+        "5 tokens",
+        "embed_tokens.weight [5, 3]",
+        "2 tokens that the base lacks, added ('[b]', '<x>')",
+    ):
+        assert said in text, said
+    assert "2 tokens at other rows than in the base ('a', 'b')" in text
+    done = polytask("merge", recipe)
+    assert done.code == 0, done.err
+    found = load_file(tmp_path / "mixed" / "model.safetensors")
+    torch.testing.assert_close(found["lm_head.weight"], one["lm_head.weight"][[1, 0, 2, 3, 4]])
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(recipe: Path) -> None:

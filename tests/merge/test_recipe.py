@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from polytask.errors import InputError
-from polytask.merge import DARE, SLERP, TIES, Average, Breadcrumbs, TaskArithmetic
+from polytask.merge import DARE, SLERP, TIES, Average, Breadcrumbs, Policy, TaskArithmetic
 from polytask.merge.recipe import Ready, open_inputs, read_recipe
 
 HEAD = """\
@@ -127,6 +127,16 @@ def test_a_mistake_is_one_line_that_names_its_own(folder: Path, text: str, messa
     with pytest.raises(InputError, match=message) as error:
         read(folder, text)
     assert "\n" not in str(error.value).strip() and "recipe.yaml" in str(error.value)
+
+
+def test_a_policy_for_vocabularies(folder: Path) -> None:
+    policy = "policy: {vocabulary: union, vocabulary_tensors: ['*.tok', '*.out']}\n"
+    assert read(folder, f"rule: ties\n{HEAD}{policy}").policy == Policy(
+        vocabulary="union", vocabulary_tensors=("*.tok", "*.out")
+    )
+    assert read(folder, f"rule: ties\n{HEAD}").policy.vocabulary == "error"
+    with pytest.raises(InputError, match=r"line 6: 'policy.vocabulary': input should be 'error', 'base' or 'union'"):
+        read(folder, f"rule: ties\n{HEAD}policy: {{vocabulary: both}}\n")
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def merge(
 
 def _about(plan: Plan, ready: Ready, target: Path) -> list[Table | str]:
     """The plan for a person."""
+    from rich.text import Text
+
     from polytask.merge.engine.run import memory
     from polytask.merge.plan import bytes_of
 
@@ -84,6 +86,9 @@ def _about(plan: Plan, ready: Ready, target: Path) -> list[Table | str]:
     for model, filled in zip(plan.models, plan.filled, strict=True):
         if filled:
             facts.add_row("from the base", f"{_some(sorted(filled))}, which {model.path} lacks")
+    if plan.vocabulary is not None:
+        for k, line in enumerate(plan.vocabulary.lines()):
+            facts.add_row("" if k else "vocabulary", Text(line))  # a token such as [b] is no markup
     facts.add_row("to write", f"{written:,} bytes")
     passes = 1 + len(rule.statistics(len(plan.models)))
     facts.add_row("to read", f"{passes * sum(bytes_of(c.entries) for c in plan.inputs):,} bytes, in {passes} passes")

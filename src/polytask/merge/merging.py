@@ -105,6 +105,7 @@ def merge_checkpoints(
     }
     output = Output(out, tensors, _digest(plan, about, str(dtype), tensors), shard)
     rounding = Rounding()
+    base = plan.base_source()
     try:
         for name in plan.copied:
             if name not in output.done:
@@ -115,16 +116,16 @@ def merge_checkpoints(
             output.write(name, start, values)
             stored = tensors[name][0]
             if stored != values.dtype:
-                base = None if plan.base is None else plan.base.read(name, start, start + len(values))
-                rounding.add(values, stored, base)
+                rounding.add(values, stored, None if base is None else base.read(name, start, start + len(values)))
             if start + len(values) == plan.merged[name].numel:
                 output.complete(name)
                 progress(name, plan.merged[name].numel)
 
         shapes = {name: entry.shape for name, entry in plan.merged.items()}
         done = set(output.done)
-        Merge(rule, plan.sources(), plan.base, shapes, dtype, chunk).run(write, [n for n in shapes if n not in done])
-        output.finish(beside(plan.reference) | {"README.md": card(plan, about, rounding, tensors)})
+        Merge(rule, plan.sources(), base, shapes, dtype, chunk).run(write, [n for n in shapes if n not in done])
+        files = beside(plan.reference) if plan.vocabulary is None else {**beside(plan.reference), **plan.vocabulary.files}
+        output.finish(files | {"README.md": card(plan, about, rounding, tensors)})
     finally:
         output.close()
     return rounding
@@ -133,6 +134,7 @@ def merge_checkpoints(
 def _digest(plan: Plan, about: str, dtype: str, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
     files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for c in plan.inputs for file in c.files]
     what = [about, dtype, files, [(name, str(kind), shape) for name, (kind, shape) in tensors.items()], repr(plan.policy)]
+    what.append("" if plan.vocabulary is None else plan.vocabulary.digest())
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -172,6 +174,8 @@ def card(plan: Plan, about: str, rounding: Rounding, tensors: Mapping[str, tuple
     for name, filled in zip(names, plan.filled, strict=True):
         if filled:
             lines.append(f"- `{name}` lacks {len(filled)}, for which the base's were taken")
+    if plan.vocabulary is not None:
+        lines += ["", "## Vocabulary", "", *(f"- {line}" for line in plan.vocabulary.lines())]
     kinds = sorted({str(kind).removeprefix("torch.") for name, (kind, _) in tensors.items() if name in plan.merged})
     lines += ["", "## Precision", "", f"Stored as {', '.join(kinds)}."]
     if rounding.relative is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.checkpoint import Checkpoint, Entry
+from polytask.merge.engine.run import Source as AnySource
+from polytask.merge.rows import with_rows
+from polytask.merge.vocabulary import Match, Vocabularies, match_vocabularies
 
 Missing = Literal["error", "base"]
 Extra = Literal["error", "drop"]
@@ -26,11 +29,16 @@ class Policy:
         extra: a tensor that only some models have: an error, or it is left out. One that repeats another tensor of its
             model, bit by bit (tied weights), is always left out.
         buffers: whole numbers and booleans that differ between inputs: an error, or the base's.
+        vocabulary: tokens that not all inputs have, or not at the same row: an error, the base's tokens, or the union of
+            all; see `polytask.merge.vocabulary.match_vocabularies`.
+        vocabulary_tensors: patterns of the names of tensors with a row for each token, beside those that are known.
     """
 
     missing: Missing = "error"
     extra: Extra = "error"
     buffers: Buffers = "error"
+    vocabulary: Vocabularies = "error"
+    vocabulary_tensors: tuple[str, ...] = ()
 
 
 @dataclass
@@ -42,6 +50,7 @@ class Plan:
         copied: tensors that are copied from the reference: they are not floating-point numbers, or are empty.
         dropped: tensors that are left out, with the reason.
         filled: for each model the tensors that it lacks, for which the base's are taken.
+        vocabulary: how rows of embeddings are matched, where vocabularies differ.
     """
 
     models: list[Checkpoint]
@@ -51,6 +60,7 @@ class Plan:
     copied: dict[str, Entry] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     filled: list[set[str]] = field(default_factory=list)
+    vocabulary: Match | None = None
 
     @property
     def reference(self) -> Checkpoint:
@@ -70,8 +80,20 @@ class Plan:
     def elements(self) -> int:
         return sum(entry.numel for entry in self.merged.values())
 
-    def sources(self) -> list[Source]:
-        """The models, where the base stands in for what they lack."""
+    def sources(self) -> list[AnySource]:
+        """The models with the output's tensors: the base stands in for what they lack, rows are matched by token."""
+        models = self._filled_models()
+        if self.vocabulary is None:
+            return list(models)
+        return [with_rows(self.vocabulary.layouts, self.base, models, k) for k in range(len(models))]
+
+    def base_source(self) -> AnySource | None:
+        """The base with the output's tensors."""
+        if self.vocabulary is None or self.base is None:
+            return self.base
+        return with_rows(self.vocabulary.layouts, self.base, self._filled_models(), None)
+
+    def _filled_models(self) -> list[Source]:
         return [Source(model, self.base, filled) for model, filled in zip(self.models, self.filled, strict=True)]
 
 
@@ -101,6 +123,8 @@ def make_plan(models: Sequence[Checkpoint], base: Checkpoint | None, policy: Pol
     if not models:
         raise InputError("no models to merge: expected at least one")
     plan = Plan(list(models), base, policy or Policy())
+    plan.vocabulary = match_vocabularies(models, base, plan.policy.vocabulary, plan.policy.vocabulary_tensors)
+    layouts = {} if plan.vocabulary is None else plan.vocabulary.layouts
     reference = plan.reference.entries
     for model in models:
         missing = {name for name in reference if name not in model.entries}
@@ -113,8 +137,11 @@ def make_plan(models: Sequence[Checkpoint], base: Checkpoint | None, policy: Pol
         _extra(plan, model, {name for name in model.entries if name not in reference})
     for name, entry in reference.items():
         there = [model for model, filled in zip(models, plan.filled, strict=True) if name not in filled]
+        if name in layouts:
+            plan.merged[name] = replace(entry, shape=layouts[name].shape)
+            continue
         for model in there:
-            _same(entry, model.entries[name], plan.reference, model)
+            _same(entry, model.entries[name], plan.reference, model, plan.policy)
         (plan.merged if entry.is_float and entry.numel else plan.copied)[name] = entry
     return plan
 
@@ -163,11 +190,13 @@ def _equal(model: Checkpoint, one: str, other: str, numel: int, step: int = 2**2
     )
 
 
-def _same(entry: Entry, other: Entry, reference: Checkpoint, model: Checkpoint) -> None:
+def _same(entry: Entry, other: Entry, reference: Checkpoint, model: Checkpoint, policy: Policy) -> None:
     if other.shape != entry.shape:
+        matched = policy.vocabulary != "error" and other.shape[1:] == entry.shape[1:]
+        hint = "; if it has a row for each token, name it by policy vocabulary_tensors" if matched else ""
         raise InputError(
             f"{model.path}: tensor {entry.name!r} has shape {list(other.shape)}, expected {list(entry.shape)} as in "
-            f"{reference.path}"
+            f"{reference.path}{hint}"
         )
     if other.is_float != entry.is_float:
         raise InputError(

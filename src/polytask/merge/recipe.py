@@ -16,6 +16,7 @@ from polytask.errors import InputError, suggest
 from polytask.merge.checkpoint import is_adapter, open_adapter, open_checkpoint
 from polytask.merge.engine.rule import Rule, merge_rules
 from polytask.merge.plan import Buffers, Extra, Missing, Plan, Policy, make_plan
+from polytask.merge.vocabulary import Vocabularies
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DType = Literal["float64", "float32", "float16", "bfloat16"]
@@ -46,6 +47,8 @@ class PolicyOf(BaseModel):
     missing: Missing = "error"
     extra: Extra = "error"
     buffers: Buffers = "error"
+    vocabulary: Vocabularies = "error"
+    vocabulary_tensors: tuple[str, ...] = ()
 
 
 class Recipe(BaseModel):
