@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from polytask.data.examples import Batch, Inputs
 from polytask.errors import InputError, suggest
-from polytask.scope import task_scope
-from polytask.share import Hard, Sharing, TaskModules
+from polytask.scope import current, task_scope
+from polytask.share import Hard, Sharing, TaskModules, parts_of
 from polytask.task import Task, check_unique
 
 
@@ -75,14 +75,18 @@ class Model(nn.Module):
     def forward(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the heads of ``tasks`` (all by default); only what these tasks need is computed.
 
-        For an ensemble encoder the outputs of its members stand in consecutive rows, ``(N * members, ...)``.
+        For an ensemble encoder the outputs of its members stand in consecutive rows, ``(N * members, ...)``. An encoder into
+        which something was inserted (`polytask.share.insert`) has features of its own for each task, and so a pass; within a
+        task scope, such as that of a mixed batch, it makes one pass, and the scope says whose features these are.
         """
         names = tuple(self.tasks) if tasks is None else self._known(tasks)
-        features = self.encoder(inputs)
-        if self.members > 1:
-            features = features.flatten(0, 1)
-        routed = self.pathway(features, names)
-        return {name: self.heads[name](routed[name]) for name in names}
+        if current() is not None or next(parts_of(self.encoder), None) is None:
+            return self._outputs(inputs, names)
+        outputs: dict[str, Tensor] = {}
+        for name in names:
+            with task_scope(name):
+                outputs |= self._outputs(inputs, (name,))
+        return outputs
 
     def losses(self, batch: Batch | Mapping[str, tuple[Inputs, Tensor]]) -> dict[str, Tensor]:
         """The loss of every task that the batch has targets for.
@@ -122,15 +126,25 @@ class Model(nn.Module):
         return predictions
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that every task uses: the encoder's, and the shared part of the pathway."""
-        yield from self.encoder.parameters()
+        """The parameters that several tasks use: the encoder's, and the shared part of the pathway."""
+        own = {p for part in parts_of(self.encoder) for task in self.tasks for p in part.parameters_of(task)}
+        yield from (p for p in self.encoder.parameters() if p not in own)
         yield from self.pathway.shared_parameters()
 
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
-        """The parameters that only ``task`` uses: its part of the pathway, and its head."""
+        """The parameters that only ``task`` uses: what is inserted for it, its part of the pathway, and its head."""
         (name,) = self._known([task])
+        for part in parts_of(self.encoder):
+            yield from part.parameters_of(name)
         yield from self.pathway.parameters_of(name)
         yield from self.heads[name].parameters()
+
+    def _outputs(self, inputs: Inputs, names: tuple[str, ...]) -> dict[str, Tensor]:
+        features = self.encoder(inputs)
+        if self.members > 1:
+            features = features.flatten(0, 1)
+        routed = self.pathway(features, names)
+        return {name: self.heads[name](routed[name]) for name in names}
 
     def _losses(self, inputs: Inputs, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         losses = {}

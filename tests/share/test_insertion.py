@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from polytask import task_scope
+from polytask.data import Examples
 from polytask.errors import InputError
+from polytask.model import Model
 from polytask.scope import kept
 from polytask.share import Inserted, LoRA, insert, insertables, load_inserted
+from polytask.task import Task
+from polytask.training import fit
 
 TASKS = ("left", "right", "type")  # the last is an attribute of modules
 
@@ -224,6 +228,32 @@ def test_in_other_precisions(name: str, dtype: torch.dtype) -> None:
         mlp()[0]
         assert model.float()(x.float()).dtype == torch.bfloat16
     assert all(torch.isfinite(p).all() for p in inserted.parameters())
+
+
+@every_method
+def test_a_model_of_tasks_makes_a_pass_for_each(name: str) -> None:
+    torch.manual_seed(0)
+    encoder, x = mlp()
+    tasks = [Task.classification(task, classes=3) for task in TASKS]
+    model = Model(encoder, tasks, width=5)
+    inserted = insert(encoder, insertables[name](), TASKS)
+    for parameter in inserted.parameters():
+        nn.init.normal_(parameter)
+    outputs = model(x)
+    for task in TASKS:
+        with task_scope(task):
+            torch.testing.assert_close(outputs[task], model.heads[task](encoder(x)))
+    every = [*model.shared_parameters(), *(p for task in TASKS for p in model.parameters_of(task))]
+    assert len(every) == len(set(every)) == len(list(model.parameters()))
+    inserted.freeze()
+    for head in model.heads.values():
+        head.requires_grad_(True)
+    before = {p: p.detach().clone() for p in model.parameters()}
+    examples = Examples(x, {task: torch.tensor([0, 1, 2, 0, 1, 2]) for task in TASKS[:2]})
+    fit(model, examples, steps=3, batch_size=6, lr=0.1)
+    moved = {p for p, value in before.items() if not torch.equal(p, value)}
+    expected = {p for task in TASKS[:2] for p in [*inserted.parameters_of(task), *model.heads[task].parameters()]}
+    assert moved == expected | set(inserted.shared_parameters())
 
 
 # Where

@@ -6,7 +6,7 @@ network.
 
 from polytask.share._sharing import Pathway, Sharing, TaskModules, sharings
 from polytask.share.hard import Hard
-from polytask.share.insertion import Insertable, Inserted, Part, insert, insertables, load_inserted
+from polytask.share.insertion import Insertable, Inserted, Part, insert, insertables, load_inserted, parts_of
 from polytask.share.lora import LoRA
 from polytask.share.mmoe import MMoE
 
@@ -23,5 +23,6 @@ __all__ = [
     "insert",
     "insertables",
     "load_inserted",
+    "parts_of",
     "sharings",
 ]

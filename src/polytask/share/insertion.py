@@ -42,7 +42,7 @@ class Part(nn.Module, ABC):
 
     @abstractmethod
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
-        """The parameters that only ``task`` uses; all others are shared."""
+        """The parameters that only ``task`` uses, none for a task that the part does not know; all others are shared."""
 
     def fold(self, module: nn.Module, task: str) -> None:
         """Write into ``module``'s own weights what the part does for ``task``, where weights can express it."""
@@ -250,6 +250,12 @@ def load_inserted(model: nn.Module, path: Path | str) -> Inserted:
         for key, tensor in own.items():
             tensor.copy_(tensors[key])
     return inserted
+
+
+def parts_of(model: nn.Module) -> Iterator[Part]:
+    """Everything that is inserted into ``model``, module by module."""
+    for module in model.modules():
+        yield from getattr(module, ATTRIBUTE, {}).values()
 
 
 class _WithParts:
