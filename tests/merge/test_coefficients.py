@@ -21,7 +21,11 @@ from torch.nn.functional import cross_entropy
 
 from polytask.errors import InputError, TrainingError
 from polytask.merge import coefficients as module
-from polytask.merge.coefficients import Coefficients, Merged, entropy, learn
+from polytask.merge.checkpoint import open_checkpoint
+from polytask.merge.coefficients import Coefficients, Merged, entropy, learn, load_weights, rule_by_tensor, save_weights
+from polytask.merge.merging import merge_checkpoints, merge_state_dicts
+from polytask.merge.plan import make_plan
+from polytask.merge.rules.ties import trim_and_elect
 
 Vector = dict[str, Tensor]
 
@@ -668,8 +672,8 @@ def test_the_floor_stops_a_collapse_while_learning() -> None:
             coefficients,
             {"a": [inputs(64)]},
             lambda merged, _, x: entropy(merged(x), marginal_entropy_floor=floor),
-            steps=1000,
-            lr=2e-3,
+            steps=400,
+            lr=3e-3,
         )
         p = Merged(model, coefficients.merged())(inputs(64)).detach().softmax(-1).mean(0)
         return float(-(p * p.log()).sum()) / math.log(3)
@@ -870,6 +874,90 @@ def test_a_transformers_model_with_tied_weights_and_dict_batches() -> None:
     torch.testing.assert_close(one(**batch).logits, models[1].eval()(**batch).logits)
 
 
+# --- on disk -------------------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, models: Mapping[str, nn.Module]) -> dict[str, Path]:
+    """Checkpoints with all tensors of each model, a tied weight under its first name."""
+    paths = {}
+    for name, model in models.items():
+        tensors = {key: value.detach().clone() for key, value in module._tensors(model)}
+        paths[name] = folder / f"{name}.safetensors"
+        save_file(tensors, paths[name])
+    return paths
+
+
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("make", [Normed, Tied, lambda: network(torch.float32)], ids=["normed", "tied", "network"])
+def test_the_folder_on_disk_is_the_merged_model(make: Callable[[], nn.Module], by: str, tmp_path: Path) -> None:
+    """Learned, saved, loaded, and merged by the engine: parameters, statistics and whole numbers are those in memory."""
+    torch.manual_seed(0)
+    model = make()
+    models, vectors = several(model, 3, 0.1)
+    coefficients = Coefficients(model, vectors, BY[by])
+    x = torch.tensor([0, 1, 2, 5]) if isinstance(model, Tied) else inputs(dtype=torch.float32)
+    learn(coefficients, {"a": [x]}, entropy_of, steps=20, lr=0.02)
+    with torch.no_grad():
+        coefficients.raw[0, 0] = -0.2  # outside of the clamp
+
+    save_weights(tmp_path / "learned.json", coefficients.weights())
+    paths = written(tmp_path, {"base": model} | {f"model{k}": one for k, one in enumerate(models)})
+    base, *rest = (open_checkpoint(path) for path in paths.values())
+    rule = rule_by_tensor(load_weights(tmp_path / "learned.json"))
+    merge_checkpoints(rule, make_plan(rest, base), tmp_path / "out", about="learned")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == dict(module._tensors(model)).keys()
+    want = coefficients.merged()
+    for name, tensor in module._tensors(model):
+        torch.testing.assert_close(found[name], want.get(name, tensor.detach()), rtol=1e-6, atol=1e-6)
+
+
+def test_weights_have_all_names_and_zeros_where_no_vector_moves() -> None:
+    model = Tied()
+    vector = difference(tuned(model, 1), model)
+    weights = Coefficients(model, [vector, vector], start=[0.25, 0.5]).weights()
+    assert weights == {"embed.weight": [0.25, 0.5], "out.weight": [0.25, 0.5]}
+    net = network()
+    _, vectors = several(net, 2)
+    partial = Coefficients(net, [{"0.bias": one["0.bias"]} for one in vectors], start=0.5)
+    assert partial.weights() == {name: [0.5 * (name == "0.bias")] * 2 for name in net.state_dict()}
+    models = [one.state_dict() for one in several(net, 2)[0]]
+    found = merge_state_dicts(rule_by_tensor(partial.weights()), models, net.state_dict(), torch.float64)
+    close(found, net.state_dict() | partial.merged())
+
+
+def test_weights_that_do_not_fit_the_checkpoints() -> None:
+    model = network()
+    models, vectors = several(model, 2)
+    rule = rule_by_tensor(Coefficients(model, vectors).weights())
+    states, base = [one.state_dict() for one in models], model.state_dict()
+    with pytest.raises(InputError, match=r"'encoder\.0\.bias' has no weights, expected a name such as '0\.bias'"):
+        rule("encoder.0.bias")
+    with pytest.raises(InputError, match="weight has 2 numbers, expected one for each of 1 models"):
+        merge_state_dicts(rule, states[:1], base)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "no weights by tensor, expected an object with format 'polytask coefficients 1'"),
+        ('{"format": "polytask coefficients 1"}', "no weights by tensor"),
+        ('{"format": "other", "weights": {}}', "no weights by tensor"),
+        ('{"format": "polytask coefficients 1", "weights": {"a": 0.3}}', "tensor 'a': 0.3, expected a list of finite"),
+        ('{"format": "polytask coefficients 1", "weights": {"a": ["x"]}}', r"tensor 'a': \['x'\], expected a list"),
+        ('{"format": "polytask coefficients 1", "weights": {"a": [NaN]}}', r"tensor 'a': \[nan\], expected a list"),
+        ('{"format": "polytask coefficients 1", "weights": {"a": [1], "b": [1, 2]}}', "tensor 'b': 2 numbers, expected 1"),
+        ('{"format"', "line 1: not valid JSON"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "learned.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_weights(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
 # --- a small real problem ------------------------------------------------------------------------------------------------
 
 
@@ -901,19 +989,35 @@ def digits() -> tuple[nn.Module, nn.ModuleDict, list[Vector], dict[str, tuple[Te
     return encoder, heads, vectors, {task: (x[900:], y[900:]) for task, (x, y) in tasks.items()}
 
 
+def total_entropy(digits: Any, coefficients: Coefficients) -> float:
+    encoder, heads, _, tests = digits
+    merged = Merged(encoder, coefficients.merged())
+    return sum(entropy(heads[task](merged(x))).item() for task, (x, _) in tests.items())
+
+
 @pytest.mark.parametrize("by", ["task", "tensor"])
 def test_learning_lowers_entropy_without_labels(digits: Any, by: Any) -> None:
     encoder, heads, vectors, tests = digits
     coefficients = Coefficients(encoder, vectors, by)
-
-    def total() -> float:
-        merged = Merged(encoder, coefficients.merged())
-        return sum(entropy(heads[task](merged(x))).item() for task, (x, _) in tests.items())
-
-    before = total()
+    before = total_entropy(digits, coefficients)
     loaders = {task: x.split(64) for task, (x, _) in tests.items()}
     learn(coefficients, loaders, lambda merged, task, x: entropy(heads[task](merged(x))), steps=60, lr=1e-2)
-    assert total() < {"task": 0.95, "tensor": 0.7}[by] * before
+    assert total_entropy(digits, coefficients) < {"task": 0.95, "tensor": 0.7}[by] * before
+
+
+def test_plus_plus_learns_of_trimmed_and_elected_vectors(digits: Any) -> None:
+    """What was trimmed from all vectors stays at the base, and entropy goes down all the same."""
+    encoder, heads, vectors, tests = digits
+    coefficients = Coefficients(encoder, trim_and_elect(vectors))
+    before = total_entropy(digits, coefficients)
+    loaders = {task: x.split(64) for task, (x, _) in tests.items()}
+    learn(coefficients, loaders, lambda merged, task, x: entropy(heads[task](merged(x))), steps=60, lr=1e-2)
+    assert total_entropy(digits, coefficients) < 0.85 * before
+    start, kept = encoder.state_dict(), coefficients.vectors
+    still = {name: torch.stack([vector[name] for vector in kept]).eq(0).all(0) for name in start}
+    assert 0.2 < sum(int(mask.sum()) for mask in still.values()) / sum(mask.numel() for mask in still.values()) < 0.8
+    for name, value in coefficients.merged().items():
+        assert torch.equal(value[still[name]], start[name][still[name]])
 
 
 def test_learning_with_labels_lowers_cross_entropy(digits: Any) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from polytask.errors import InputError
-from polytask.merge import DARE, SLERP, TIES, Average, Breadcrumbs, Policy, TaskArithmetic
+from polytask.merge import DARE, SLERP, TIES, Average, Breadcrumbs, Policy, TaskArithmetic, merge_checkpoints, save_weights
 from polytask.merge.recipe import Ready, open_inputs, read_recipe
 
 HEAD = """\
@@ -149,3 +149,22 @@ def test_a_tensor_that_no_filter_matches_is_one_line_also_once_merging_has_begun
     settings = read(folder, f"rule: ties\n{HEAD}{filters}").settings
     with pytest.raises(InputError, match=r"no filter matches tensor 'layers\.0\.w'"):
         settings("layers.0.w")
+
+
+def test_weights_by_tensor_come_from_a_file(folder: Path) -> None:
+    weights = {"layers.0.w": [0.5, 0.25], "layers.4.w": [1.0, -1.0]}
+    save_weights(folder / "learned.json", weights)
+    text = f"rule: task_arithmetic\n{HEAD}parameters: {{scale: 1, weight: learned.json}}\n"
+    ready = read(folder, text)
+    assert ready.settings("layers.4.w") == TaskArithmetic(scale=1, weight=[1.0, -1.0])
+    merge_checkpoints(ready.settings, open_inputs(ready), folder / "out", about=ready.text)
+    assert load_file(folder / "out" / "model.safetensors")["layers.0.w"].tolist() == [0.5 * 1 + 0.25 * 2] * 3
+    save_weights(folder / "learned.json", weights | {"layers.0.w": [0.0, 0.0]})
+    assert read(folder, text).text != ready.text  # a run that was killed does not go on with other weights
+    with pytest.raises(InputError, match=r"learned\.json: tensor 'other' has no weights"):
+        ready.settings("other")
+    (folder / "learned.json").write_text("{}")
+    with pytest.raises(InputError, match=r"learned\.json: no weights by tensor"):
+        read(folder, text)
+    with pytest.raises(InputError, match=r"line 6: 'lerned\.json': no such file"):
+        read(folder, text.replace("learned", "lerned"))

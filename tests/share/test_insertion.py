@@ -158,7 +158,8 @@ def test_saved_and_loaded_onto_a_fresh_base(network: str, name: str, tmp_path: P
 
 @every_network
 @every_method
-def test_one_compilation_serves_every_task(network: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_compilation_serves_every_task(network: str, name: str) -> None:
+    torch.compiler.reset()
     model, x, _, _ = made(network, name)
     compilations = []
 

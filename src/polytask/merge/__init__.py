@@ -1,9 +1,10 @@
 """Merge: many fine-tuned models into one, in memory that does not depend on their size."""
 
 from polytask.merge.checkpoint import open_checkpoint
-from polytask.merge.coefficients import Coefficients, entropy, learn
+from polytask.merge.coefficients import Coefficients, entropy, learn, load_weights, rule_by_tensor, save_weights
 from polytask.merge.engine.rule import Rule, merge_rules
-from polytask.merge.masks import TaskMasks
+from polytask.merge.factors import merge_adapters
+from polytask.merge.mask_scales import best_scales
 from polytask.merge.merging import merge_checkpoints, merge_state_dicts
 from polytask.merge.plan import Plan, Policy, make_plan
 from polytask.merge.rules.average import Average
@@ -19,7 +20,8 @@ from polytask.merge.rules.pcb import PCB
 from polytask.merge.rules.regmean import gram_matrices, merge_regmean
 from polytask.merge.rules.slerp import SLERP
 from polytask.merge.rules.task_arithmetic import TaskArithmetic
-from polytask.merge.rules.ties import TIES
+from polytask.merge.rules.ties import TIES, trim_and_elect
+from polytask.merge.task_masks import TaskMasks
 
 __all__ = [
     "DARE",
@@ -39,15 +41,21 @@ __all__ = [
     "Rule",
     "TaskArithmetic",
     "TaskMasks",
+    "best_scales",
     "entropy",
     "fisher_diagonal",
     "gram_matrices",
     "learn",
+    "load_weights",
     "make_plan",
+    "merge_adapters",
     "merge_checkpoints",
     "merge_fisher",
     "merge_regmean",
     "merge_rules",
     "merge_state_dicts",
     "open_checkpoint",
+    "rule_by_tensor",
+    "save_weights",
+    "trim_and_elect",
 ]

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError, TrainingError
+from polytask.files import read_json, write_json
 from polytask.merge._models import evaluating, wide
+from polytask.merge.engine.rule import Rule
+from polytask.merge.rules.task_arithmetic import TaskArithmetic
+
+FORMAT = "polytask coefficients 1"
+"""What a file of weights by tensor says it is, with the version of its layout."""
 
 PIECE = 2**20  # elements converted at a time: long enough that the calls cost nothing, short enough to stay in the cache
 
@@ -121,20 +128,33 @@ class Coefficients(nn.Module):
         """The effective coefficients, ``(K, G)``."""
         return self.raw if self.clamp is None else self.raw.clamp(*self.clamp)
 
-    @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
         """Theta: a new tensor, in the model's dtype and on its device, for every tensor that a vector moves.
 
         A tied weight has its first name. The rest of the model is theta_0 still, so
         ``copy.deepcopy(model).load_state_dict(coefficients.merged(), strict=False)`` makes the merged model.
         """
-        effective = self()
-        columns = effective.T.tolist()
-        weights = {name: columns[column] for name, column in self.columns.items()}
-        for name, own in self._statistics.items():
-            positive = effective[:, own].mean(dim=1).clamp(min=0)
-            weights[name] = (positive / positive.sum().clamp(min=1)).tolist()
+        weights = self._weights()
         return {name: self._sum(name, tensor, weights[name]) for name, tensor in _tensors(self.model) if name in weights}
+
+    def weights(self) -> dict[str, list[float]]:
+        """What each floating-point tensor of the model gets of each task vector, K numbers by the tensor's name.
+
+        A tied weight is there under all its names, and a tensor that no vector moves has zeros. On disk,
+
+            merge_checkpoints(rule_by_tensor(coefficients.weights()), plan, "out", about="...")
+
+        makes the merged model out of checkpoints that need not fit into memory: those of the base and of the ``theta_k``
+        whose task vectors the coefficients were learned of, in their order. Task vectors that were changed in between, as
+        by `polytask.merge.rules.ties.trim_and_elect`, are no longer what the checkpoints hold.
+        """
+        own, zeros = self._weights(), [0.0] * len(self.vectors)
+        first = {id(tensor): name for name, tensor in _tensors(self.model)}
+        return {
+            name: own.get(first[id(tensor)], zeros)
+            for name, tensor in _tensors(self.model, tied=True)
+            if tensor.is_floating_point()
+        }
 
     @torch.no_grad()
     def accumulate(self, gradient: Mapping[str, Tensor]) -> None:
@@ -197,6 +217,17 @@ class Coefficients(nn.Module):
             )
         return losses
 
+    @torch.no_grad()
+    def _weights(self) -> dict[str, list[float]]:
+        """Of moved tensors, by their first names."""
+        effective = self()
+        columns = effective.T.tolist()
+        weights: dict[str, list[float]] = {name: columns[column] for name, column in self.columns.items()}
+        for name, own in self._statistics.items():
+            positive = effective[:, own].mean(dim=1).clamp(min=0)
+            weights[name] = (positive / positive.sum().clamp(min=1)).tolist()
+        return weights
+
     def _starts(self, start: float | Sequence[float]) -> list[float]:
         count = len(self.vectors)
         starts = [float(start)] * count if isinstance(start, int | float) else [float(value) for value in start]
@@ -241,7 +272,7 @@ def learn(
     With labels the loss is ``lambda merged, task, batch: cross_entropy(heads[task](merged(batch[0])), batch[1])``, and on a
     causal language model of `transformers` it is
     ``lambda merged, task, batch: entropy(merged(**batch).logits, batch["attention_mask"])``. AdaMerging++ is the same on
-    task vectors that went through the trimming and sign election of TIES. For another optimizer or schedule, call
+    task vectors that went through `polytask.merge.rules.ties.trim_and_elect`. For another optimizer or schedule, call
     `Coefficients.backward` and step on ``coefficients.raw`` yourself.
 
     Args:
@@ -310,6 +341,46 @@ def entropy(logits: Tensor, mask: Tensor | None = None, marginal_entropy_floor: 
         return mean
     marginal = torch.special.entr(logs.detach().exp().mean(dim=0)).sum()
     return torch.where(marginal < marginal_entropy_floor * math.log(min(count, classes)), mean.detach(), mean)
+
+
+def rule_by_tensor(weights: Mapping[str, Sequence[float]]) -> Callable[[str], Rule]:
+    """The rule of each tensor, for `merge_checkpoints` and `merge_state_dicts`: ``theta_0 + sum_k w_k tau_k``.
+
+    Args:
+        weights: K numbers by a tensor's name, such as `Coefficients.weights`.
+
+    The rule of a tensor that has no weights is an `InputError`, as it is for a number of models that is not K.
+    """
+
+    def rule(name: str) -> Rule:
+        if name not in weights:
+            near = get_close_matches(name, weights, n=1) or list(weights)[:1]
+            raise InputError(f"tensor {name!r} has no weights, expected a name such as {', '.join(map(repr, near))}")
+        return TaskArithmetic(scale=1.0, weight=list(weights[name]))
+
+    return rule
+
+
+def save_weights(path: Path | str, weights: Mapping[str, Sequence[float]]) -> None:
+    """Write weights by tensor as JSON, whole or not at all: ``{"format": ..., "weights": {"layer.weight": [0.3, 0.1]}}``."""
+    write_json(path, {"format": FORMAT, "weights": {name: list(numbers) for name, numbers in weights.items()}})
+
+
+def load_weights(path: Path | str) -> dict[str, list[float]]:
+    """What `save_weights` wrote. `InputError` names the file, and the tensor when its weights are no list of numbers."""
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("weights"), dict):
+        raise InputError(f"{path}: no weights by tensor, expected an object with format {FORMAT!r} and weights")
+    count = None
+    for name, numbers in found["weights"].items():
+        if not isinstance(numbers, list) or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+            raise InputError(f"{path}: tensor {name!r}: {numbers!r}, expected a list of finite numbers")
+        count = len(numbers) if count is None else count
+        if len(numbers) != count:
+            raise InputError(
+                f"{path}: tensor {name!r}: {len(numbers)} numbers, expected {count} as for the tensors before it"
+            )
+    return {name: [float(number) for number in numbers] for name, numbers in found["weights"].items()}
 
 
 def _match(model: nn.Module, vectors: Sequence[Mapping[str, Tensor]]) -> list[dict[str, str]]:

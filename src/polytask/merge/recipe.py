@@ -13,7 +13,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from polytask.errors import InputError, suggest
+from polytask.files import sha256
 from polytask.merge.checkpoint import is_adapter, open_adapter, open_checkpoint
+from polytask.merge.coefficients import load_weights
 from polytask.merge.engine.rule import Rule, merge_rules
 from polytask.merge.plan import Buffers, Extra, Missing, Plan, Policy, make_plan
 from polytask.merge.vocabulary import Vocabularies
@@ -22,7 +24,8 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.f
 DType = Literal["float64", "float32", "float16", "bfloat16"]
 
 Setting = Any
-"""A value; a list of numbers, spread over the depth of the network; or a list of ``{filter: ..., value: ...}``."""
+"""A value; a list of numbers, spread over the depth of the network; a list of ``{filter: ..., value: ...}``; or a file of
+weights by tensor, as `polytask.merge.save_weights` writes it, by its name, which ends in ``.json``."""
 
 
 def _path(value: Any) -> Any:
@@ -231,6 +234,11 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
     if recipe.merge_method is not None:
         common = _translated(name, common, ("parameters",))
         own = [_translated(name, each, ("models", i, "parameters")) for i, each in enumerate(own)]
+    for key, value in common.items():
+        if isinstance(value, str) and value.endswith(".json"):
+            file = _found(folder, value, ("parameters", key))
+            common[key] = ByTensor(file, load_weights(file))
+            text = f"{text.rstrip()}\n# {value}: sha256 {sha256(file)}\n"
     settings = Settings(name, defaults, common, own)
     settings("")  # mistakes are to be found before anything is opened
     arithmetic = torch.float64 if recipe.dtype == "float64" else torch.float32
@@ -252,6 +260,21 @@ def _found(folder: Path, name: str, where: Sequence[str | int]) -> Path:
     if not path.exists():
         raise _Wrong(where, f"{name!r}: no such file or folder, expected a checkpoint")
     return path
+
+
+@dataclass(frozen=True)
+class ByTensor:
+    """What a file says for each tensor: a number for each model."""
+
+    file: Path
+    values: Mapping[str, list[float]]
+
+    def at(self, tensor: str) -> list[float]:
+        if not tensor:  # asked for before any tensor is known
+            return next(iter(self.values.values()), [])
+        if tensor not in self.values:
+            raise InputError(f"{self.file}: tensor {tensor!r} has no weights")
+        return self.values[tensor]
 
 
 class Settings:
@@ -299,6 +322,8 @@ class Settings:
 
     def _at(self, setting: Setting, tensor: str) -> Any:
         """The value of a setting for a tensor."""
+        if isinstance(setting, ByTensor):
+            return setting.at(tensor)
         if isinstance(setting, list) and setting and isinstance(setting[0], Mapping):
             for choice in setting:
                 pattern = choice.get("filter")

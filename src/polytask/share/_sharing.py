@@ -20,16 +20,16 @@ class TaskModules(nn.ModuleDict):
     """
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        super().add_module(_attribute(name), module)
+        super().add_module(attribute(name), module)
 
     def __setitem__(self, key: str, module: nn.Module) -> None:
         self.add_module(key, module)
 
     def __getitem__(self, key: str) -> nn.Module:
-        return super().__getitem__(_attribute(key))
+        return super().__getitem__(attribute(key))
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and super().__contains__(_attribute(key))
+        return isinstance(key, str) and super().__contains__(attribute(key))
 
     def __iter__(self) -> Iterator[str]:
         return (name[:-1] if name.rstrip("_") in _ATTRIBUTES else name for name in super().__iter__())
@@ -41,7 +41,7 @@ class TaskModules(nn.ModuleDict):
         return {name: self[name] for name in self}.items()
 
 
-def _attribute(name: str) -> str:
+def attribute(name: str) -> str:
     """``name`` with underscores added until no attribute of a ``ModuleDict`` has it; distinct names stay distinct."""
     return f"{name}_" if name.rstrip("_") in _ATTRIBUTES else name
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.merge.rules.models import assert_close, assert_same, deltas, make_models, merge, quantised
+from tests.merge.rules.models import assert_close, assert_same, deltas, flat, make_models, merge, quantised, unflat
 
 from polytask.errors import InputError
 from polytask.merge.merging import merge_state_dicts
 from polytask.merge.rules.consensus import Consensus
 from polytask.merge.rules.task_arithmetic import TaskArithmetic
+from polytask.merge.rules.ties import TIES
 
 A, B = torch.tensor([1.0, 0, 2, -1]), torch.tensor([1.0, 1, -1, 0])
 
@@ -42,6 +43,48 @@ def test_consensus(make: object, k: int) -> None:
         assert_close(merge(Consensus(k, scales, 0.5), models, base, chunk), expected)
 
 
+def ties(tau: dict[str, torch.Tensor], density: float) -> dict[str, torch.Tensor]:
+    """What TIES adds up, from the sorted magnitudes of each whole task vector, ``(K, *shape)`` by tensor."""
+    every = flat(tau)
+    trimmed = torch.zeros_like(every)
+    for row, out in zip(every, trimmed, strict=True):
+        largest = sorted(range(len(row)), key=lambda i: (-abs(float(row[i])), i))[: int(density * len(row))]
+        out[largest] = row[largest]
+    sign = torch.where(trimmed.sum(0) >= 0, 1, -1)
+    return unflat((trimmed * (trimmed * sign > 0)).sum(0), {name: t[0] for name, t in tau.items()})
+
+
+@pytest.mark.parametrize("make", [make_models, quantised])
+@pytest.mark.parametrize("k", [0, 1, 2, 4])
+def test_consensus_of_ties_compares_whole_task_vectors(make: object, k: int) -> None:
+    base, models = make(count=4)  # type: ignore[operator]
+    tau = deltas(base, models)
+    scales = [0.2, 0.4, 0.6, 1.0]
+    expected = {}
+    for name, merged in ties(tau, 0.3).items():
+        tasks = sum((t.abs() > s * (merged - t).abs()).int() for t, s in zip(tau[name], scales, strict=True))
+        expected[name] = base[name] + 0.5 * merged * (tasks >= k)
+    for chunk in (4096, 2**16):
+        assert_close(merge(Consensus(k, scales, 0.5, "ties", 0.3), models, base, chunk), expected)
+
+
+def test_two_tasks_by_ties() -> None:
+    """The sums of (1, 0, 2, -1) and (1, 1, -1, 0) that agree are (2, 1, 2, -1): nothing is taken from the 2."""
+    models, base = [{"w": A}, {"w": B}], {"w": torch.zeros(4)}
+    for k, expected in ((0, [2, 1, 2, -1]), (1, [2, 1, 2, -1]), (2, [2, 0, 0, 0])):
+        assert merge_state_dicts(Consensus(k, 0.4, 1, "ties", 1), models, base)["w"].tolist() == expected
+
+
+def test_ends_of_ties() -> None:
+    base, models = make_models()
+    plain = merge_state_dicts(TIES(0.2, 0.3, merge_by="sum"), models, base)
+    assert_same(merge_state_dicts(Consensus(0, vector="ties"), models, base), plain)
+    assert_same(merge_state_dicts(Consensus(4, vector="ties"), models, base), base)
+    assert_same(merge_state_dicts(Consensus(2, vector="ties", density=0), models, base), base)
+    every = merge_state_dicts(Consensus(3, 0, vector="ties", density=[0.2, 0.3, 0.1]), models, base)
+    assert_same(every, merge_state_dicts(TIES([0.2, 0.3, 0.1], 0.3, merge_by="sum"), models, base))
+
+
 def test_ends() -> None:
     base, models = make_models()
     assert_same(merge_state_dicts(Consensus(0), models, base), merge_state_dicts(TaskArithmetic(0.3), models, base))
@@ -69,7 +112,10 @@ def test_larger_scales_and_more_tasks_keep_less() -> None:
         assert int(kept(less).sum()) < int(kept(more).sum())
 
 
-@pytest.mark.parametrize("settings", [{"k": -1}, {"k": 1.5}, {"mask_scale": -0.1}, {"mask_scale": [0.4, float("inf")]}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"k": -1}, {"k": 1.5}, {"mask_scale": -0.1}, {"mask_scale": [0.4, float("inf")]}, {"vector": "mean"}, {"density": 1.1}],
+)
 def test_bad_settings(settings: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):
         Consensus(**settings)  # type: ignore[arg-type]

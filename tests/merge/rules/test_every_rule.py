@@ -42,6 +42,7 @@ RULES: dict[str, Rule] = {
     "pcb": PCB(weight=[1, 1.2, 0.8]),
     "pcb, by tensor": PCB(0.05, 0.4, agreement="pairs", scope="tensor"),
     "consensus": Consensus(mask_scale=[0.4, 0.2, 1]),
+    "consensus, of ties": Consensus(mask_scale=[0.4, 0.2, 1], vector="ties", density=[0.3, 0.5, 1]),
     "della": DELLA([0.3, 0.5, 0.8], 0.1, weight=[1, 2, 0.5]),
     "emr": EMR(0.9),
 }
@@ -146,6 +147,7 @@ ALONE = [
     MultiSLERP(),
     ModelStock(),
     Consensus(1, scale=1),
+    Consensus(1, scale=1, vector="ties", density=1),
     DELLA(1),
     EMR(),
 ]
@@ -168,6 +170,7 @@ SYMMETRIC = [
     ModelStock(),
     PCB(),
     Consensus(),
+    Consensus(vector="ties"),
     EMR(),
 ]
 
