@@ -9,8 +9,9 @@ ratios, and go lower and higher, so that neither side finds its best scale at th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import safetensors.torch as safetensors
 import torch
@@ -27,70 +28,78 @@ Vector = Mapping[str, Tensor]
 
 
 def study(experts: Experts) -> dict[str, float]:
-    """By a method's name its mean test accuracy over tasks, in percent of the experts'.
+    """By a method's name its mean test accuracy over tasks, in percent of the experts': `masked_models`, `merged_models`."""
+    masks = tall_masks(experts)
+    return masked_models(experts, masks) | merged_models(experts, masks)
 
-    - ``tall``, ``tall ties``: a masked multi-task vector for each task, which is the sum, or TIES's.
+
+def tall_masks(experts: Experts, vector: Literal["sum"] | Vector = "sum") -> TaskMasks:
+    """The masks of a multi-task vector, at the scales that validation chooses."""
+    scales = best_scales(experts.base, experts.experts, _validated(experts), vector=vector)
+    return TaskMasks.build(experts.base, experts.experts, scales, vector)
+
+
+def masked_models(experts: Experts, masks: TaskMasks) -> dict[str, float]:
+    """A masked multi-task vector for each task.
+
+    - ``tall``: ``masks``, made of the sum of task vectors; ``tall ties``: of TIES's.
     - ``magnitude``: masks of the same densities by magnitude alone; ``tuned magnitude``: of densities by validation.
-    - ``task arithmetic``, ``ties``, ``consensus``, ``consensus ties`` (k = 2): one model for all tasks, as is ``base``.
-      ``ties`` adds up or averages, as validation has it, ``ties sum`` adds up, as what the consensus is made from.
-    - ``k = ...``: the consensus for other k, from 0, which is task arithmetic, to the number of tasks.
+    - ``individual``, ``base``: the experts, and what they were fine-tuned from.
 
-    Beside it ``METHOD mean``, the mean accuracy, and ``METHOD on TASK``; ``METHOD scale``, what validation chose;
-    ``used by N`` and ``ties used by N``, how many percent of the weights N tasks need; ``density``, the mean of the masks';
-    and ``bytes``, the size of the file of task masks in percent of that of the base's and the experts' files.
+    Beside it ``METHOD mean``, the mean accuracy, and ``METHOD on TASK``; ``density``, the mean of the masks'; and ``bytes``,
+    the size of the file of task masks in percent of that of the base's and the experts' files.
     """
-    single = experts.individual()
-    measured: dict[str, float] = {}
-
-    def report(method: str, accuracies: Mapping[str, float]) -> None:
-        measured[method] = 100 * _mean(accuracies[task] / single[task] for task in single)
-        measured[f"{method} mean"] = _mean(accuracies.values())
-        measured.update({f"{method} on {task}": accuracy for task, accuracy in accuracies.items()})
+    own = experts.experts
+    densities = {task: masks.density(task) for task in own}
+    tried = [magnitude_masks(masks, own, dict.fromkeys(own, density)) for density in DENSITIES]
+    validated = _validated(experts)
+    best = {task: max(tried, key=lambda m: validated(task, m.weights(task))) for task in own}
 
     def masked(masks: TaskMasks) -> dict[str, float]:
         return {task: experts.accuracy(masks.weights(task), task) for task in masks.tasks}
 
-    def validated(task: str, weights: Mapping[str, Tensor]) -> float:
-        return experts.accuracy(weights, task, "validation")
+    accuracies = {
+        "individual": experts.individual(),
+        "base": experts.accuracies(experts.base),
+        "tall": masked(masks),
+        "tall ties": masked(tall_masks(experts, ties_vector(experts, "sum"))),
+        "magnitude": masked(magnitude_masks(masks, own, densities)),
+        "tuned magnitude": {task: experts.accuracy(best[task].weights(task), task) for task in own},
+    }
+    measured = {"density": 100 * _mean(densities.values()), "bytes": 100 * bytes_on_disk(masks, experts)}
+    for method, found in accuracies.items():
+        measured |= _reported(method, found, accuracies["individual"])
+    return measured
 
-    def merged(vectors: Sequence[Vector], *methods: str) -> None:
-        candidates = [(alpha, vector) for vector in vectors for alpha in ALPHAS]
+
+def merged_models(experts: Experts, masks: TaskMasks) -> dict[str, float]:
+    """One model for all tasks.
+
+    - ``task arithmetic``, ``ties``, ``consensus``, ``consensus ties`` (k = 2). ``ties`` adds up or averages, as validation
+      has it, ``ties sum`` adds up, as what the consensus is made from.
+    - ``k = ...``: the consensus for other k, from 0, which is task arithmetic, to the number of tasks.
+
+    Beside it ``METHOD mean`` and ``METHOD on TASK``; ``METHOD scale``, what validation chose; ``used by N`` and ``ties used
+    by N``, how many percent of the weights N tasks need.
+    """
+    single = experts.individual()
+    by_ties = {merge_by: ties_vector(experts, merge_by) for merge_by in ("sum", "mean")}
+    ties_masks = tall_masks(experts, by_ties["sum"])
+    tasks = len(experts.tasks)
+    vectors: dict[str, list[Mapping[str, Tensor]]] = {f"k = {k}": [masks.consensus(k)] for k in sorted({0, 1, 2, 3, tasks})}
+    vectors |= {"ties sum": [by_ties["sum"]], "ties": list(by_ties.values()), "consensus ties": [ties_masks.consensus(2)]}
+    measured: dict[str, float] = {}
+    also = {"k = 0": ["task arithmetic"], "k = 2": ["consensus"]}
+    for name, some in vectors.items():
+        candidates = [(alpha, vector) for vector in some for alpha in ALPHAS]
         scores = [experts.mean(added(experts.base, vector, alpha), "validation") for alpha, vector in candidates]
         alpha, vector = candidates[scores.index(max(scores))]
         accuracies = experts.accuracies(added(experts.base, vector, alpha))
-        for method in methods:
-            report(method, accuracies)
-            measured[f"{method} scale"] = alpha
-
-    report("individual", single)
-    report("base", experts.accuracies(experts.base))
-
-    own = experts.experts
-    masks = TaskMasks.build(experts.base, own, best_scales(experts.base, own, validated))
-    report("tall", masked(masks))
-    densities = {task: masks.density(task) for task in own}
-    measured["density"] = 100 * _mean(densities.values())
-    report("magnitude", masked(magnitude_masks(masks, own, densities)))
-    tried = [magnitude_masks(masks, own, dict.fromkeys(own, density)) for density in DENSITIES]
-    best = {task: max(tried, key=lambda m: validated(task, m.weights(task))) for task in own}
-    report("tuned magnitude", {task: experts.accuracy(best[task].weights(task), task) for task in own})
-
-    by_ties = {merge_by: ties_vector(experts, merge_by) for merge_by in ("sum", "mean")}
-    scales = best_scales(experts.base, own, validated, vector=by_ties["sum"])
-    ties_masks = TaskMasks.build(experts.base, own, scales, by_ties["sum"])
-    report("tall ties", masked(ties_masks))
-
-    also = {0: ["task arithmetic"], 2: ["consensus"]}
-    for k in sorted({0, 1, 2, 3, len(own)}):
-        merged([masks.consensus(k)], f"k = {k}", *also.get(k, []))
-    merged([by_ties["sum"]], "ties sum")
-    merged(list(by_ties.values()), "ties")
-    merged([ties_masks.consensus(2)], "consensus ties")
-
+        for method in (name, *also.get(name, [])):
+            measured |= _reported(method, accuracies, single) | {f"{method} scale": alpha}
     for name, counted in (("", masks), ("ties ", ties_masks)):
         counts = counted.counts()
         measured |= {f"{name}used by {c}": 100 * float(count / counts.sum()) for c, count in enumerate(counts)}
-    measured["bytes"] = 100 * bytes_on_disk(masks, experts)
     return measured
 
 
@@ -131,6 +140,18 @@ def bytes_on_disk(masks: TaskMasks, experts: Experts) -> float:
             safetensors.save_file(dict(weights), file := Path(folder) / str(index))
             separate += file.stat().st_size
         return (Path(folder) / "masks").stat().st_size / separate
+
+
+def _validated(experts: Experts) -> Callable[[str, Mapping[str, Tensor]], float]:
+    return lambda task, weights: experts.accuracy(weights, task, "validation")
+
+
+def _reported(method: str, accuracies: Mapping[str, float], single: Mapping[str, float]) -> dict[str, float]:
+    return {
+        method: 100 * _mean(accuracies[task] / single[task] for task in single),
+        f"{method} mean": _mean(accuracies.values()),
+        **{f"{method} on {task}": accuracy for task, accuracy in accuracies.items()},
+    }
 
 
 def _mean(values: Iterable[float]) -> float:
