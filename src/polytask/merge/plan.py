@@ -12,8 +12,7 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge.checkpoint import Checkpoint, Entry
 from polytask.merge.engine.run import Source as AnySource
-from polytask.merge.rows import with_rows
-from polytask.merge.vocabulary import Match, Vocabularies, match_vocabularies
+from polytask.merge.vocabulary import Match, Vocabularies, match_vocabularies, with_rows
 
 Missing = Literal["error", "base"]
 Extra = Literal["error", "drop"]

@@ -39,7 +39,10 @@ def expected(base: Weights, models: list[Weights], density: float, gamma: float,
             if each.numel() == 0:
                 merged[name] = torch.zeros_like(base[name])
                 continue
-            width = each[0].numel() if unit == "tensor" else (each.shape[-1] if each.ndim > 1 else 1)
+            if unit == "row" and each.ndim == 1:  # a tensor without dimensions
+                merged[name] = each.sum(0)
+                continue
+            width = each[0].numel() if unit == "tensor" else each.shape[-1]
             rows = each.reshape(len(models), -1, width)
             kept = torch.stack([torch.stack([band(row, density, gamma, first) for row in one]) for one in rows])
             merged[name] = kept.sum(0).view(base[name].shape)
@@ -107,6 +110,34 @@ def test_masks_do_not_depend_on_other_tasks(unit: Literal["tensor", "row", "mode
     alone = [merge_state_dicts(rule, [m], base) for m in models]
     total = {name: base[name] + sum(a[name] - base[name] for a in alone) for name in base}
     assert_close(merge_state_dicts(rule, models, base), total)
+
+
+@pytest.mark.parametrize("unit", ["tensor", "row", "model"])
+def test_elected_signs_are_those_of_what_is_kept(unit: Literal["tensor", "row", "model"]) -> None:
+    """mergekit's ``breadcrumbs_ties``: of the weighted, masked task vectors the sum of what agrees with their sum."""
+    base, models = quantised(count=3)
+    weights = [1.0, 0.5, 2.0]
+    rule = Breadcrumbs(0.4, 0.05, unit=unit, weight=weights, elect=True, scale=0.7)
+    alone = [merge_state_dicts(Breadcrumbs(0.4, 0.05, 1, unit=unit), [m], base) for m in models]
+    for name, found in merge_state_dicts(rule, models, base).items():
+        kept = torch.stack([w * (a[name] - base[name]) for w, a in zip(weights, alone, strict=True)])
+        sign = torch.where(kept.sum(0) >= 0, 1.0, -1.0)
+        torch.testing.assert_close(found, base[name] + 0.7 * torch.where(kept * sign > 0, kept, 0.0).sum(0))
+
+
+def test_untouched_rows_do_not_let_everything_pass() -> None:
+    values = torch.zeros(100, 10)
+    values[:2] = torch.arange(1.0, 21).view(2, 10)
+    assert kept(values, Breadcrumbs(0.01, 0.005)).nonzero().tolist() == [[0, j] for j in range(5, 10)] + [
+        [1, j] for j in range(5)
+    ]
+    assert int(kept(values, Breadcrumbs(0.5, 0.005)).sum()) == 15  # all that is not 0, less the five outliers
+
+
+def test_the_order_of_models_does_not_matter() -> None:
+    base, models = make_models(count=4)
+    rule = Breadcrumbs(0.2, 0.02)
+    assert_close(merge_state_dicts(rule, models[::-1], base), merge_state_dicts(rule, models, base))
 
 
 def test_bad_settings() -> None:

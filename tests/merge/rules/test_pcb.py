@@ -95,6 +95,17 @@ def test_the_winner_takes_it() -> None:
     torch.testing.assert_close(found["w"], torch.tensor([0.45, 0, 0, 0, 0]))
 
 
+@pytest.mark.parametrize("agreement", ["sum", "normalized_sum", "pairs"])
+def test_the_strongest_counts_1_and_as_many_are_above_0_in_each_task(agreement: str) -> None:
+    rows = torch.randn(3, 10_000, generator=torch.Generator().manual_seed(0))
+    sizes = rows.abs().sort(1).values
+    scores = score(rows.clone(), sizes[:, 100].tolist(), sizes[:, 9899].tolist(), agreement)
+    ordered = scores.sort(1).values
+    strength = normalize(scores, ordered[:, int(10_000 * 0.9)].tolist(), ordered[:, -1].tolist())
+    assert strength.amax(1).tolist() == [1, 1, 1]
+    assert (strength > 0).sum(1).tolist() == [999] * 3
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_so_many_are_left(count: int) -> None:
     d, ratio = 10_000, 0.1

@@ -13,7 +13,7 @@ from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, magnitudes, merge_rules, per_model, share
 from polytask.merge.engine.run import cuts_of
-from polytask.merge.rules._arithmetic import mask, weighted_sum
+from polytask.merge.rules._arithmetic import elected, mask, weighted_sum
 
 
 @merge_rules.add("breadcrumbs")
@@ -33,9 +33,11 @@ class Breadcrumbs(Rule):
         scale: of the sum.
         weight: of each model.
         unit: what the fractions are of: a ``"tensor"``, as in the paper and in mergekit; a ``"row"`` of its last
-            dimension, as in the authors' code; or the whole ``"model"``.
+            dimension, as in the authors' code, where a tensor without dimensions is kept; or the whole ``"model"``.
         first: ``"outliers"`` are dropped before the rest is counted; after ``"top"``, the outliers are among what
             ``density`` counts, and fewer are kept.
+        elect: whether to add up only what has the sign of the sum, as `TIES` does; mergekit's ``breadcrumbs_ties``. The
+            paper does not.
     """
 
     density: PerModel = 0.1
@@ -44,6 +46,7 @@ class Breadcrumbs(Rule):
     weight: PerModel = 1.0
     unit: Literal["tensor", "row", "model"] = "tensor"
     first: Literal["outliers", "top"] = "outliers"
+    elect: bool = False
 
     def __post_init__(self) -> None:
         share(self.density, "density")
@@ -78,9 +81,12 @@ class Breadcrumbs(Rule):
         else:
             for row, size, (low, high) in zip(chunk.rows, magnitudes(chunk), cuts_of(chunk, "band"), strict=True):
                 mask(row, low.above(size) & ~high.above(size))
-        return chunk.plus_base(weighted_sum(chunk.rows, weights), self.scale)
+        total = elected(chunk.rows, weights, "sum") if self.elect else weighted_sum(chunk.rows, weights)
+        return chunk.plus_base(total, self.scale)
 
     def _by_row(self, chunk: Chunk) -> None:
+        if not chunk.shape:
+            return
         width = max(chunk.width, 1)
         for row, (low, high) in zip(chunk.rows, self.counts(len(chunk.rows), width), strict=True):
             rows = row.view(-1, width)

@@ -8,8 +8,8 @@ import pytest
 from tests.merge.folders import tokenizer, words, write
 
 from polytask.errors import InputError
-from polytask.merge import tokenizer as module
-from polytask.merge.tokenizer import (
+from polytask.merge.vocabulary import tokenizer as module
+from polytask.merge.vocabulary.tokenizer import (
     extended_tokenizer,
     is_readable,
     read_config,

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polytask.merge import rows as module
 from polytask.merge.engine.run import InMemory
-from polytask.merge.rows import Layout, common, with_rows
+from polytask.merge.vocabulary import rows as module
+from polytask.merge.vocabulary.rows import Layout, common, with_rows
 
 
 class Copying(InMemory):

@@ -17,8 +17,8 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge.checkpoint import Checkpoint, Entry, is_adapter
 from polytask.merge.checkpoint._checkpoint import quoted
-from polytask.merge.rows import Layout, common
-from polytask.merge.tokenizer import (
+from polytask.merge.vocabulary.rows import Layout, common
+from polytask.merge.vocabulary.tokenizer import (
     TOKENS,
     Vocabulary,
     extended_tokenizer,

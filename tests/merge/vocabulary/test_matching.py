@@ -16,8 +16,8 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge import TIES, Average, Policy, Rule, TaskArithmetic, make_plan, merge_checkpoints, open_checkpoint
 from polytask.merge.checkpoint import open_adapter
-from polytask.merge.tokenizer import read_vocabulary
-from polytask.merge.vocabulary import rows_of
+from polytask.merge.vocabulary.matching import rows_of
+from polytask.merge.vocabulary.tokenizer import read_vocabulary
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SCALE = 0.5
