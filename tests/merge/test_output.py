@@ -52,6 +52,23 @@ def test_what_is_on_disk_is_what_merging_in_memory_gives(tmp_path: Path, shard: 
     assert len(opened.files) > 1 or shard > 20_000
 
 
+def test_threads_change_no_byte_and_a_bad_tensor_stops_all(tmp_path: Path) -> None:
+    paths, states = inputs(tmp_path, torch.bfloat16)
+    for threads in (1, 4):
+        plan = make_plan([open_checkpoint(p) for p in paths[1:]], open_checkpoint(paths[0]))
+        out = tmp_path / str(threads)
+        merge_checkpoints(TIES(scope="tensor"), plan, out, about="", shard=20_000, threads=threads)
+    files = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "4").iterdir()) and len(files) > 2
+    assert all((tmp_path / "1" / name).read_bytes() == (tmp_path / "4" / name).read_bytes() for name in files)
+    states[1]["layers.0.w"][7] = torch.nan
+    save_file(states[1], paths[1])
+    plan = make_plan([open_checkpoint(p) for p in paths[1:]], open_checkpoint(paths[0]))
+    with pytest.raises(InputError, match=r"'layers\.0\.w': the merged values are not finite; neither are those of model 1"):
+        merge_checkpoints(TaskArithmetic(), plan, tmp_path / "bad", about="", threads=4)
+    assert not (tmp_path / "bad").exists()
+
+
 def test_the_card_says_what_rounding_cost(tmp_path: Path) -> None:
     paths, states = inputs(tmp_path, torch.bfloat16)
     plan = make_plan([open_checkpoint(p) for p in paths[1:]], open_checkpoint(paths[0]))

@@ -41,10 +41,10 @@ def merge(
     ready = read_recipe(recipe)
     target = recipe.with_suffix("") if out is None else out
     plan = open_inputs(ready)
-    show(*_about(plan, ready, target))
+    show(*_about(plan, ready, target, threads))
     if dry_run:
         return
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # tensors are merged at once, each by one core
     from rich.progress import Progress
 
     with Progress(transient=True) as bar:
@@ -56,6 +56,7 @@ def merge(
             about=ready.text,
             dtype=ready.dtype,
             out_dtype=ready.out_dtype,
+            threads=threads,
             progress=lambda name, elements: bar.advance(task, elements),
         )
     tell([f"{target}: {plan.elements:,} numbers merged"])
@@ -63,7 +64,7 @@ def merge(
         tell([f"rounding moved the result by {100 * rounding.relative:.2g} % of what merging changed"])
 
 
-def _about(plan: Plan, ready: Ready, target: Path) -> list[Table | str]:
+def _about(plan: Plan, ready: Ready, target: Path, threads: int) -> list[Table | str]:
     """The plan for a person."""
     from rich.text import Text
 
@@ -92,7 +93,7 @@ def _about(plan: Plan, ready: Ready, target: Path) -> list[Table | str]:
     facts.add_row("to write", f"{written:,} bytes")
     passes = 1 + len(rule.statistics(len(plan.models)))
     facts.add_row("to read", f"{passes * sum(bytes_of(c.entries) for c in plan.inputs):,} bytes, in {passes} passes")
-    facts.add_row("memory", f"{memory(len(plan.models)) / 1e6:,.0f} MB or so, beside torch")
+    facts.add_row("memory", f"{memory(len(plan.models), threads=threads) / 1e6:,.0f} MB or so, beside torch")
     return [*lines, facts]
 
 

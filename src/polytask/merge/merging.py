@@ -83,6 +83,7 @@ def merge_checkpoints(
     out_dtype: torch.dtype | None = None,
     chunk: int = CHUNK,
     shard: int = SHARD,
+    threads: int = 1,
     progress: Callable[[str, int], None] = lambda name, elements: None,
 ) -> Rounding:
     """Merge checkpoints on disk into a folder of safetensors, in memory that does not depend on their size.
@@ -96,6 +97,7 @@ def merge_checkpoints(
         out_dtype: of floating-point tensors in the output; by default that of the base, or of the first model.
         chunk: elements of one model that are read at a time.
         shard: bytes of a file, at most.
+        threads: tensors that are merged at once; what is written does not depend on it.
         progress: told of each tensor that is done, and how many elements it has.
     """
     check_buffers(plan)
@@ -104,7 +106,7 @@ def merge_checkpoints(
         for name, entry in plan.output.items()
     }
     output = Output(out, tensors, _digest(plan, about, str(dtype), tensors), shard)
-    rounding = Rounding()
+    roundings = {name: Rounding() for name in plan.merged}
     base = plan.base_source()
     try:
         for name in plan.copied:
@@ -116,14 +118,17 @@ def merge_checkpoints(
             output.write(name, start, values)
             stored = tensors[name][0]
             if stored != values.dtype:
-                rounding.add(values, stored, None if base is None else base.read(name, start, start + len(values)))
+                before = None if base is None else base.read(name, start, start + len(values))
+                roundings[name].add(values, stored, before)
             if start + len(values) == plan.merged[name].numel:
                 output.complete(name)
                 progress(name, plan.merged[name].numel)
 
         shapes = {name: entry.shape for name, entry in plan.merged.items()}
         done = set(output.done)
-        Merge(rule, plan.sources(), base, shapes, dtype, chunk).run(write, [n for n in shapes if n not in done])
+        merge = Merge(rule, plan.sources(), base, shapes, dtype, chunk, threads)
+        merge.run(write, [name for name in shapes if name not in done])
+        rounding = Rounding(sum(r.lost for r in roundings.values()), sum(r.changed for r in roundings.values()))
         files = beside(plan.reference) if plan.vocabulary is None else {**beside(plan.reference), **plan.vocabulary.files}
         output.finish(files | {"README.md": card(plan, about, rounding, tensors)})
     finally:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class Output:
         self._files: dict[str, int] = {}
         self._places: dict[str, tuple[str, int, int]] = {}
         self._noted = time.monotonic()
+        self._lock = Lock()
         self._start()
 
     def _start(self) -> None:
@@ -113,12 +115,13 @@ class Output:
             raise InputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     def complete(self, name: str) -> None:
-        """Note that a tensor is whole: a run that goes on will not make it again."""
-        self.done.append(name)
-        if time.monotonic() - self._noted > NOTED_EVERY:
-            for descriptor in self._files.values():
-                os.fsync(descriptor)
-            self._note()
+        """Note that a tensor is whole: a run that goes on will not make it again. Several threads may do so at once."""
+        with self._lock:
+            self.done.append(name)
+            if time.monotonic() - self._noted > NOTED_EVERY:
+                for descriptor in self._files.values():
+                    os.fsync(descriptor)
+                self._note()
 
     def finish(self, extra: Mapping[str, str | Path]) -> None:
         """Add other files, by name their text or the file to copy, and put the folder in its place."""

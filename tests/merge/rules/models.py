@@ -62,7 +62,12 @@ def unflat(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merge(
-    rule: Rule, models: Sequence[Weights], base: Weights | None, chunk: int = CHUNK, dtype: torch.dtype = torch.float32
+    rule: Rule,
+    models: Sequence[Weights],
+    base: Weights | None,
+    chunk: int = CHUNK,
+    dtype: torch.dtype = torch.float32,
+    threads: int = 1,
 ) -> Weights:
     """The merge, in ``dtype``, cut at ``chunk`` elements."""
     shapes = {name: tuple(t.shape) for name, t in sorted(models[0].items())}
@@ -71,7 +76,8 @@ def merge(
     def write(name: str, start: int, values: Tensor) -> None:
         merged[name][start : start + len(values)] = values
 
-    Merge(rule, [InMemory(m) for m in models], None if base is None else InMemory(base), shapes, dtype, chunk).run(write)
+    sources = [InMemory(m) for m in models]
+    Merge(rule, sources, None if base is None else InMemory(base), shapes, dtype, chunk, threads).run(write)
     return {name: values.view(shapes[name]) for name, values in merged.items()}
 
 

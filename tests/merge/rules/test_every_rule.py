@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -73,17 +74,21 @@ def test_chunks_do_not_matter(name: str, data: st.DataObject) -> None:
 
 
 @EVERY
-def test_threads_do_not_matter(name: str) -> None:
-    base, models = make_models(count=how_many(name), shapes={"a": (300, 701), "b": (7,)})
+@pytest.mark.parametrize("make", [make_models, quantised])
+def test_threads_do_not_matter(name: str, make: Any) -> None:
+    """Neither those that merge tensors at once nor torch's own, with and without ties."""
+    shapes = {"a": (300, 701), "b": (7,), **{f"c{i}": (40, 101 + i) for i in range(6)}}
+    base, models = make(count=how_many(name), shapes=shapes)
+    if name == "multi_slerp" and make is quantised:
+        models = [{key: tensor + 1 for key, tensor in m.items()} for m in models]
+    expected = merge(RULES[name], models, base)
+    assert_same(merge(RULES[name], models, base, 8192, threads=3), expected)
     before = torch.get_num_threads()
-    found = []
     try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            found.append(merge(RULES[name], models, base))
+        torch.set_num_threads(3)
+        assert_same(merge(RULES[name], models, base), expected)
     finally:
         torch.set_num_threads(before)
-    assert_same(*found)
 
 
 @EVERY

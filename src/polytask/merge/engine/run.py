@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -46,7 +48,8 @@ class InMemory:
 
 
 Write = Callable[[str, int, Tensor], None]
-"""Takes merged elements of a tensor, from the element with this number on; chunks of a tensor come in order."""
+"""Takes merged elements of a tensor, from the element with this number on. Chunks of a tensor come in order, in one thread;
+several tensors may come at once."""
 
 
 class Merge:
@@ -59,6 +62,8 @@ class Merge:
         shapes: of the tensors, by name; they are merged in this order, which must not depend on how files are laid out.
         dtype: of the arithmetic, float32 or float64.
         chunk: elements of one model that are read at a time, at least `BLOCK`; it is rounded down to whole blocks.
+        threads: tensors that are merged at once. The result does not depend on it. A cut of all tensors together that goes
+            through equal values, of which the first count, has to see them in order: then it is one at a time.
     """
 
     def __init__(
@@ -69,8 +74,9 @@ class Merge:
         shapes: Mapping[str, Sequence[int]],
         dtype: torch.dtype = torch.float32,
         chunk: int = CHUNK,
+        threads: int = 1,
     ) -> None:
-        self.models, self.base = list(models), base
+        self.models, self.base, self.threads = list(models), base, threads
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.rules = {name: rule if isinstance(rule, Rule) else rule(name) for name in shapes}
         self.dtype = dtype
@@ -78,7 +84,7 @@ class Merge:
         for each in set(map(type, self.rules.values())):
             self._check(each)
         self._found: dict[str, Any] = {}
-        self._buffer = torch.empty(2, 0, dtype=dtype)
+        self._room = threading.local()
 
     def _check(self, kind: type[Rule]) -> None:
         if kind.needs_base and self.base is None:
@@ -91,16 +97,30 @@ class Merge:
         """Merge all tensors, or ``only`` these: then statistics of all tensors together are still those of all."""
         self._whole_model()
         wanted = set(self.shapes if only is None else only)
-        for name in self.shapes:
-            if name not in wanted:
-                self._pass_over(name)
-                continue
-            found = self._of_tensor(name)
-            for chunk in self.chunks(name, found):
-                merged = self.rules[name].merge(chunk)
-                if not np.isfinite(merged.numpy()).all():
-                    raise InputError(f"tensor {name!r}: the merged values are not finite; {self._culprit(chunk)}")
-                write(name, chunk.start, merged)
+        ties = any(cut.parts for cuts in self._found.values() for row in cuts for cut in row)
+        if self.threads == 1 or ties:
+            for name in self.shapes:
+                if name in wanted:
+                    self._merge(name, write)
+                else:
+                    self._pass_over(name)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            merging = [pool.submit(self._merge, name, write) for name in self.shapes if name in wanted]
+            try:
+                for one in merging:
+                    one.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    @torch.no_grad()
+    def _merge(self, name: str, write: Write) -> None:
+        found = self._of_tensor(name)
+        for chunk in self.chunks(name, found):
+            merged = self.rules[name].merge(chunk)
+            if not np.isfinite(merged.numpy()).all():
+                raise InputError(f"tensor {name!r}: the merged values are not finite; {self._culprit(chunk)}")
+            write(name, chunk.start, merged)
 
     def _pass_over(self, name: str) -> None:
         """Count the ties of a tensor that is not merged again: those that come after it have what it leaves of them."""
@@ -128,9 +148,10 @@ class Merge:
 
     def _chunk(self, name: str, start: int, stop: int, found: Mapping[str, Any]) -> Chunk:
         count, size = len(self.models), stop - start
-        if self._buffer.shape[1] < count * size:
-            self._buffer = torch.empty(2, count * size, dtype=self.dtype)
-        rows, scratch = self._buffer[:, : count * size].view(2, count, size)
+        buffer: Tensor = getattr(self._room, "buffer", torch.empty(2, 0, dtype=self.dtype))
+        if buffer.shape[1] < count * size:
+            buffer = self._room.buffer = torch.empty(2, count * size, dtype=self.dtype)
+        rows, scratch = buffer[:, : count * size].view(2, count, size)
         for row, model in zip(rows, self.models, strict=True):
             row.copy_(model.read(name, start, stop))
         base = None if self.base is None else self.base.read(name, start, stop).to(self.dtype)
@@ -221,9 +242,9 @@ class Merge:
         return torch.tensor([math.fsum(row) for row in flat], dtype=torch.float64).view(count, count)
 
 
-def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK) -> int:
+def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> int:
     """About how many bytes a merge takes at its peak, whatever the size of the models: chunks, and histograms."""
-    return 4 * (models + 3) * chunk * dtype.itemsize + 3 * 8 * models * BINS
+    return threads * (4 * (models + 3) * chunk * dtype.itemsize + 3 * 8 * models * BINS)
 
 
 def _of_model(statistic: Statistic) -> TypeGuard[Cuts]:
