@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.cli.command import polytask, refused
-from tests.merge.folders import make_folder, words
+from tests.merge.folders import make_adapter, make_folder, words
 
 RECIPE = """\
 rule: task_arithmetic
@@ -64,6 +64,31 @@ def test_vocabularies_that_differ_are_an_error_or_matched_as_the_plan_says(tmp_p
     assert done.code == 0, done.err
     found = load_file(tmp_path / "mixed" / "model.safetensors")
     torch.testing.assert_close(found["lm_head.weight"], one["lm_head.weight"][[1, 0, 2, 3, 4]])
+
+
+def test_adapters_become_an_adapter(tmp_path: Path) -> None:
+    for k, name in enumerate(("one", "two"), 1):
+        factors = {"q": (torch.full((2, 3), float(k)), torch.ones(4, 2))}
+        make_adapter(tmp_path / name, factors)
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text("rule: average\nmodels: [{model: one}, {model: two}]\nadapter: {rank: 1}\n")
+    done = polytask("merge", recipe, "--dry-run")
+    assert done.code == 0 and "cut to rank 1" in done.out and "0.5" in done.out, done.err
+    assert not (tmp_path / "both").exists()
+    done = polytask("merge", recipe)
+    assert done.code == 0 and "1 modules merged, of rank 1" in done.err and "lost" in done.err, done.err
+    found = load_file(tmp_path / "both" / "adapter_model.safetensors")
+    a, b = (found[f"base_model.model.q.lora_{part}.weight"] for part in "AB")
+    torch.testing.assert_close(b @ a, torch.full((4, 3), 2 * 2 * 1.5))  # scaling 2, rank 2
+    for old, new, message in [
+        ("average", "ties", "line 3: factors can be added up, expected rule average or task_arithmetic, not ties"),
+        ("rank: 1", "rank: 0", "line 3: 'adapter.rank'"),
+        ("adapter", "parameters: {weight: [0, 1]}\nadapter", "line 3: 'weight' changes from tensor to tensor"),
+    ]:
+        written = recipe.read_text()
+        recipe.write_text(written.replace(old, new))
+        assert message in refused("merge", recipe, "-o", tmp_path / "other")
+        recipe.write_text(written)
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(recipe: Path) -> None:

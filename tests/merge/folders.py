@@ -1,4 +1,4 @@
-"""Model folders with a tokenizer, written by hand: no library of tokenizers is needed."""
+"""Folders of models with a tokenizer, and of adapters, written by hand: no library of tokenizers or adapters is needed."""
 
 from __future__ import annotations
 
@@ -73,3 +73,17 @@ def make_folder(
     write(path / "config.json", {"vocab_size": rows, "model_type": "llama"} if config is None else config)
     write(path / "tokenizer.json", tokenizer(dict(trained), added))
     return tensors
+
+
+def make_adapter(folder: Path, modules: Mapping[str, tuple[Tensor, Tensor]], **config: Any) -> Path:
+    """A LoRA adapter as PEFT saves it, with factors ``(A, B)`` by module; ``more`` are tensors beside them."""
+    folder.mkdir(parents=True)
+    tensors = {}
+    for name, (a, b) in modules.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a.float().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b.float().contiguous()
+    save_file(tensors | config.pop("more", {}), folder / "adapter_model.safetensors")
+    rank = len(next(iter(modules.values()))[0])
+    written = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["q"], "bias": "none"} | config
+    (folder / "adapter_config.json").write_text(json.dumps(written))
+    return folder

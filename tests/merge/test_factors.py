@@ -3,13 +3,13 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tests.merge.folders import make_adapter
 
 from polytask.errors import InputError
 from polytask.merge.factors import cut, merge_adapters, stacked
@@ -40,19 +40,6 @@ def test_stacked_is_the_sum_and_a_cut_is_the_best_of_its_rank(parts: list[tuple[
     assert lost == pytest.approx(float((dense - best).norm()), abs=1e-9)
 
 
-def saved(folder: Path, modules: dict[str, tuple[torch.Tensor, torch.Tensor]], **config: Any) -> Path:
-    folder.mkdir(parents=True)
-    tensors = {}
-    for name, (a, b) in modules.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a.float().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b.float().contiguous()
-    save_file(tensors | config.pop("more", {}), folder / "adapter_model.safetensors")
-    rank = len(next(iter(modules.values()))[0])
-    written = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["q"], "bias": "none"} | config
-    (folder / "adapter_config.json").write_text(json.dumps(written))
-    return folder
-
-
 def delta(folder: Path, module: str) -> torch.Tensor:
     tensors = load_file(folder / "adapter_model.safetensors")
     a, b = (tensors[f"base_model.model.{module}.lora_{part}.weight"].double() for part in "AB")
@@ -64,8 +51,8 @@ def delta(folder: Path, module: str) -> torch.Tensor:
 
 
 def test_ranks_scalings_and_modules_may_differ(tmp_path: Path) -> None:
-    one = saved(tmp_path / "one", {"x.q": factors(0, 2), "x.k": factors(1, 2)})
-    two = saved(tmp_path / "two", {"x.q": factors(2, 3)}, use_rslora=True, layers_to_transform=[0])
+    one = make_adapter(tmp_path / "one", {"x.q": factors(0, 2), "x.k": factors(1, 2)})
+    two = make_adapter(tmp_path / "two", {"x.q": factors(2, 3)}, use_rslora=True, layers_to_transform=[0])
     found = merge_adapters([one, two], tmp_path / "out", weights=[0.5, -1.0])
     assert found.ranks == {"x.q": 5, "x.k": 2} and found.lost == 0
     torch.testing.assert_close(
@@ -77,8 +64,8 @@ def test_ranks_scalings_and_modules_may_differ(tmp_path: Path) -> None:
 
 
 def test_a_rank_is_kept_to_and_what_it_costs_is_told(tmp_path: Path) -> None:
-    one = saved(tmp_path / "one", {"x.q": factors(0, 2), "x.k": factors(1, 2)})
-    two = saved(tmp_path / "two", {"x.q": factors(2, 2), "x.k": factors(3, 2)})
+    one = make_adapter(tmp_path / "one", {"x.q": factors(0, 2), "x.k": factors(1, 2)})
+    two = make_adapter(tmp_path / "two", {"x.q": factors(2, 2), "x.k": factors(3, 2)})
     found = merge_adapters([one, two], tmp_path / "out", rank=3)
     assert set(found.ranks.values()) == {3}
     whole = {m: delta(one, m) + delta(two, m) for m in ("x.q", "x.k")}
@@ -89,10 +76,10 @@ def test_a_rank_is_kept_to_and_what_it_costs_is_told(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
-    one = saved(tmp_path / "one", {"x.q": factors(0, 2)})
-    other = saved(tmp_path / "other", {"x.q": factors(0, 2, rows=6)})
-    head = saved(tmp_path / "head", {"x.q": factors(0, 2)}, more={"base_model.model.score.weight": torch.zeros(2, 2)})
-    dora = saved(tmp_path / "dora", {"x.q": factors(0, 2)}, use_dora=True)
+    one = make_adapter(tmp_path / "one", {"x.q": factors(0, 2)})
+    other = make_adapter(tmp_path / "other", {"x.q": factors(0, 2, rows=6)})
+    head = make_adapter(tmp_path / "head", {"x.q": factors(0, 2)}, more={"base_model.model.score.weight": torch.zeros(2, 2)})
+    dora = make_adapter(tmp_path / "dora", {"x.q": factors(0, 2)}, use_dora=True)
     for wrong, message in [
         ([one, other], r"other/adapter_model\.safetensors: module 'x\.q' has B \(6, 2\) and A \(2, 7\)"),
         ([one, head], r"head/.*holds 'score\.weight' beside its factors"),

@@ -40,6 +40,9 @@ def merge(
 
     ready = read_recipe(recipe)
     target = recipe.with_suffix("") if out is None else out
+    if ready.adapter is not None:
+        _merge_factors(ready, target, dry_run)
+        return
     plan = open_inputs(ready)
     show(*_about(plan, ready, target, threads))
     if dry_run:
@@ -62,6 +65,26 @@ def merge(
     tell([f"{target}: {plan.elements:,} numbers merged"])
     if rounding.relative is not None:
         tell([f"rounding moved the result by {100 * rounding.relative:.2g} % of what merging changed"])
+
+
+def _merge_factors(ready: Ready, target: Path, dry_run: bool) -> None:
+    """Adapters into an adapter."""
+    from polytask.merge.checkpoint.adapter import read_factors
+    from polytask.merge.factors import merge_adapters
+
+    assert ready.adapter is not None
+    weights, rank = ready.factor_weights(), ready.adapter.rank
+    table = plain_table("adapter", ">modules", ">rank", ">weight")
+    for path, weight in zip(ready.models, weights, strict=True):
+        factors = read_factors(path)
+        table.add_row(str(path), f"{len(factors.modules):,}", str(factors.settings.r), f"{weight:g}")
+    show(table, f"factors {'added up' if rank is None else f'cut to rank {rank}'} -> {target}")
+    if dry_run:
+        return
+    cut = merge_adapters(ready.models, target, weights, rank)
+    tell([f"{target}: {len(cut.ranks):,} modules merged, of rank {max(cut.ranks.values())}"])
+    if rank is not None:
+        tell([f"cutting to rank {rank} lost {100 * cut.lost:.2g} % of the length of the deltas"])
 
 
 def _about(plan: Plan, ready: Ready, target: Path, threads: int) -> list[Table | str]:

@@ -16,8 +16,10 @@ from polytask.errors import InputError, suggest
 from polytask.files import sha256
 from polytask.merge.checkpoint import is_adapter, open_adapter, open_checkpoint
 from polytask.merge.coefficients import load_weights
-from polytask.merge.engine.rule import Rule, merge_rules
+from polytask.merge.engine.rule import Rule, merge_rules, per_model
 from polytask.merge.plan import Buffers, Extra, Missing, Plan, Policy, make_plan
+from polytask.merge.rules.average import Average
+from polytask.merge.rules.task_arithmetic import TaskArithmetic
 from polytask.merge.vocabulary import Vocabularies
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -54,6 +56,18 @@ class PolicyOf(BaseModel):
     vocabulary_tensors: tuple[str, ...] = ()
 
 
+class AdapterOf(BaseModel):
+    """That adapters are merged into an adapter.
+
+    Attributes:
+        rank: the highest rank of a module; left out, the adapters' ranks add up and nothing is lost.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int | None = Field(default=None, ge=1)
+
+
 class Recipe(BaseModel):
     """What a recipe says.
 
@@ -65,6 +79,8 @@ class Recipe(BaseModel):
         dtype: of the arithmetic: float32 unless it is float64. mergekit's half precisions name the output's here.
         out_dtype: of the output; by default ``dtype`` where the recipe is mergekit's, else the base's.
         policy: see `Policy`.
+        adapter: the models are adapters, and are merged as factors, into an adapter: ``adapter: {}``, or with a rank. The
+            rule is the average or task arithmetic, and the base is not read.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -77,6 +93,7 @@ class Recipe(BaseModel):
     dtype: DType | None = None
     out_dtype: DType | None = None
     policy: PolicyOf = Field(default_factory=PolicyOf)
+    adapter: AdapterOf | None = None
 
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -116,6 +133,7 @@ class Ready:
         models: paths of the inputs.
         base: path of the base, if any.
         text: the recipe as it was written.
+        adapter: how adapters are merged as factors, if they are.
     """
 
     settings: Settings
@@ -125,6 +143,19 @@ class Ready:
     out_dtype: torch.dtype | None
     policy: Policy
     text: str
+    adapter: AdapterOf | None = None
+
+    def factor_weights(self) -> list[float]:
+        """What each adapter is taken times, where adapters are merged as factors."""
+        rule, count = self.settings(""), len(self.models)
+        if isinstance(rule, TaskArithmetic):
+            return [rule.scale * weight for weight in per_model(rule.weight, count, "weight")]
+        assert isinstance(rule, Average)
+        weights = per_model(rule.weight, count, "weight")
+        total = sum(weights) if rule.normalize else 1.0
+        if total == 0:
+            raise InputError(f"the weights {weights} add up to 0, and cannot be normalised")
+        return [weight / total for weight in weights]
 
 
 def read_recipe(path: Path | str) -> Ready:
@@ -241,6 +272,8 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
             text = f"{text.rstrip()}\n# {value}: sha256 {sha256(file)}\n"
     settings = Settings(name, defaults, common, own)
     settings("")  # mistakes are to be found before anything is opened
+    if recipe.adapter is not None:
+        _check_factors(name, common, own)
     arithmetic = torch.float64 if recipe.dtype == "float64" else torch.float32
     stored = recipe.out_dtype or (recipe.dtype if recipe.merge_method is not None else None)
     return Ready(
@@ -251,7 +284,18 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
         None if stored is None else DTYPES[stored],
         Policy(**recipe.policy.model_dump()),
         text,
+        recipe.adapter,
     )
+
+
+def _check_factors(name: str, common: Mapping[str, Setting], own: Sequence[Mapping[str, Setting]]) -> None:
+    """Raise unless a sum of factors can be what the recipe asks for."""
+    if name not in ("average", "task_arithmetic"):
+        raise _Wrong(("adapter",), f"factors can be added up, expected rule average or task_arithmetic, not {name}")
+    for place, given in [(("parameters",), common), *((("models", i, "parameters"), each) for i, each in enumerate(own))]:
+        for key, value in given.items():
+            if isinstance(value, list | ByTensor):
+                raise _Wrong((*place, key), f"{key!r} changes from tensor to tensor, expected one number for an adapter")
 
 
 def _found(folder: Path, name: str, where: Sequence[str | int]) -> Path:
