@@ -21,6 +21,7 @@ from polytask.merge.rules.regmean import gram_matrices, merge_regmean
 from polytask.merge.rules.slerp import SLERP
 from polytask.merge.rules.task_arithmetic import TaskArithmetic
 from polytask.merge.rules.ties import TIES, trim_and_elect
+from polytask.merge.searching import Found, Range, search
 from polytask.merge.task_masks import TaskMasks
 
 __all__ = [
@@ -34,10 +35,12 @@ __all__ = [
     "Breadcrumbs",
     "Coefficients",
     "Consensus",
+    "Found",
     "ModelStock",
     "MultiSLERP",
     "Plan",
     "Policy",
+    "Range",
     "Rule",
     "TaskArithmetic",
     "TaskMasks",
@@ -57,5 +60,6 @@ __all__ = [
     "open_checkpoint",
     "rule_by_tensor",
     "save_weights",
+    "search",
     "trim_and_elect",
 ]

@@ -29,7 +29,7 @@ class Consensus(Rule):
     or TIES; with ``k`` above the number of tasks, the base.
 
     With validation data, the paper first finds ``lambda_t`` by the masked model of each task, with `best_scales`, and then
-    ``scale`` by the merged model; `polytask.merge.search.search` tries ``k`` as well.
+    ``scale`` by the merged model; `polytask.merge.search` tries ``k`` as well.
 
     Args:
         k: 2 in the paper; 1 drops only what no task needs.
