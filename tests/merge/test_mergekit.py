@@ -80,6 +80,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "models": models({"weight": 1.0}, {"weight": 0.5}, {"weight": 0.7}),
         "parameters": {"density": 0.3, "gamma": 0.05},
     },
+    "breadcrumbs_ties": {
+        "merge_method": "breadcrumbs_ties",
+        "base_model": "base",
+        "models": models({"weight": 1.0}, {"weight": 0.5}, {"weight": 0.7}),
+        "parameters": {"density": 0.3, "gamma": 0.05},
+    },
     "slerp": {
         "merge_method": "slerp",
         "base_model": "one",

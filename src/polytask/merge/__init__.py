@@ -2,11 +2,13 @@
 
 from polytask.merge.checkpoint import open_checkpoint
 from polytask.merge.coefficients import Coefficients, entropy, learn, load_weights, rule_by_tensor, save_weights
+from polytask.merge.comparison import Interference, interference, interference_of
 from polytask.merge.engine.rule import Rule, merge_rules
 from polytask.merge.factors import merge_adapters
 from polytask.merge.mask_scales import best_scales
 from polytask.merge.merging import merge_checkpoints, merge_state_dicts
 from polytask.merge.plan import Plan, Policy, make_plan
+from polytask.merge.representation import Similarity, linear_cka, representations
 from polytask.merge.rules.average import Average
 from polytask.merge.rules.breadcrumbs import Breadcrumbs
 from polytask.merge.rules.consensus import Consensus
@@ -36,19 +38,24 @@ __all__ = [
     "Coefficients",
     "Consensus",
     "Found",
+    "Interference",
     "ModelStock",
     "MultiSLERP",
     "Plan",
     "Policy",
     "Range",
     "Rule",
+    "Similarity",
     "TaskArithmetic",
     "TaskMasks",
     "best_scales",
     "entropy",
     "fisher_diagonal",
     "gram_matrices",
+    "interference",
+    "interference_of",
     "learn",
+    "linear_cka",
     "load_weights",
     "make_plan",
     "merge_adapters",
@@ -58,6 +65,7 @@ __all__ = [
     "merge_rules",
     "merge_state_dicts",
     "open_checkpoint",
+    "representations",
     "rule_by_tensor",
     "save_weights",
     "search",

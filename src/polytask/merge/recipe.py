@@ -103,6 +103,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "dare_linear": ("dare", {"scale": 1.0, "density": 1.0}),
     "dare_ties": ("dare", {"scale": 1.0, "density": 1.0, "elect": True, "merge_by": "sum"}),
     "breadcrumbs": ("breadcrumbs", {"scale": 1.0, "density": 1.0, "gamma": 0.01}),
+    "breadcrumbs_ties": ("breadcrumbs", {"scale": 1.0, "density": 1.0, "gamma": 0.01, "elect": True}),
     "slerp": ("slerp", {}),
     "model_stock": ("model_stock", {}),
 }
