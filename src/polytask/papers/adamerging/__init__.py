@@ -25,13 +25,12 @@ entry more than the fraction that was asked for, and all that equal it in size.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from polytask.claim import Claim
-from polytask.errors import optional
 from polytask.merge.coefficients import Coefficients, entropy, learn, load_weights, rule_by_tensor, save_weights
 from polytask.merge.rules.ties import trim_and_elect
 from polytask.paper import Paper, Scale
+from polytask.papers._scale import clip_vision
 from polytask.papers.adamerging.glyphs import FILES, measure
 from polytask.papers.adamerging.picture import plot
 
@@ -47,12 +46,6 @@ __all__ = [
 ]
 
 _claim = partial(Claim, run=measure, needs=FILES, seeds=5, better="higher")
-
-
-def _vision(**config: int) -> Any:
-    """A vision encoder of CLIP, all of which is merged; the heads are the class names' text embeddings."""
-    transformers = optional("transformers", "text")
-    return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**config))
 
 
 PAPER = Paper(
@@ -142,20 +135,13 @@ PAPER = Paper(
     scales=(
         Scale(
             name="CLIP ViT-B/32, the vision encoder",
-            build=_vision,
+            build=partial(clip_vision, "ViT-B/32"),
             parameters=87_456_000,
             source="the vision model of transformers, as fusion_bench's documentation counts it; the paper states none",
         ),
         Scale(
             name="CLIP ViT-L/14, the vision encoder",
-            build=partial(
-                _vision,
-                hidden_size=1024,
-                intermediate_size=4096,
-                num_hidden_layers=24,
-                num_attention_heads=16,
-                patch_size=14,
-            ),
+            build=partial(clip_vision, "ViT-L/14"),
             parameters=303_179_776,
             source="the vision model of transformers; the paper states none",
         ),

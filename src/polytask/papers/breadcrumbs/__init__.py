@@ -23,11 +23,11 @@ True
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from polytask.claim import Claim
 from polytask.merge import Breadcrumbs
 from polytask.paper import Paper, Scale
+from polytask.papers._scale import clip_vision, t5
 from polytask.papers.breadcrumbs.growing import FILES, grow, measure, plot
 
 __all__ = ["PAPER", "Breadcrumbs", "grow"]
@@ -35,24 +35,7 @@ __all__ = ["PAPER", "Breadcrumbs", "grow"]
 _claim = partial(Claim, run=measure, needs=FILES, seeds=10)
 
 
-def _vision(**settings: Any) -> Any:
-    """CLIP's image encoder with its projection: ``Breadcrumbs(density, gamma, scale)`` on eight of these."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**settings))
-
-
-def _large() -> Any:
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-    return _vision(patch_size=14, projection_dim=768, **sizes)
-
-
-def _text() -> Any:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    return T5ForConditionalGeneration(T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12))
-
-
+_encoder = partial(clip_vision, projected=True)
 _CLIP = "counted from the layers of CLIP's image encoder with its projection; the paper's own figure was not found"
 
 PAPER = Paper(
@@ -117,15 +100,26 @@ PAPER = Paper(
     ),
     scales=(
         Scale(
-            name="CLIP ViT-B/32, image encoder", build=partial(_vision, patch_size=32), parameters=87_849_216, source=_CLIP
+            name="CLIP ViT-B/32, image encoder",
+            build=partial(_encoder, "ViT-B/32"),
+            parameters=87_849_216,
+            source=_CLIP,
         ),
         Scale(
-            name="CLIP ViT-B/16, image encoder", build=partial(_vision, patch_size=16), parameters=86_192_640, source=_CLIP
+            name="CLIP ViT-B/16, image encoder",
+            build=partial(_encoder, "ViT-B/16"),
+            parameters=86_192_640,
+            source=_CLIP,
         ),
-        Scale(name="CLIP ViT-L/14, image encoder", build=_large, parameters=303_966_208, source=_CLIP),
+        Scale(
+            name="CLIP ViT-L/14, image encoder",
+            build=partial(_encoder, "ViT-L/14"),
+            parameters=303_966_208,
+            source=_CLIP,
+        ),
         Scale(
             name="T5-base",
-            build=_text,
+            build=partial(t5, "base"),
             parameters=222_903_552,
             source="counted from T5's layers; rounded to 220 million in its paper",
         ),

@@ -20,11 +20,10 @@ task's vector on validation data, and `compete` leaves a step out.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from polytask.claim import Claim
-from polytask.errors import optional
 from polytask.paper import Paper, Scale
+from polytask.papers._scale import clip_image_encoder, t5
 from polytask.papers.pcb_merging.ablation import compete
 from polytask.papers.pcb_merging.glyphs import FILES, measure, plot
 from polytask.papers.pcb_merging.multipliers import search_multipliers, shares
@@ -32,21 +31,6 @@ from polytask.papers.pcb_merging.multipliers import search_multipliers, shares
 __all__ = ["PAPER", "compete", "search_multipliers", "shares"]
 
 _claim = partial(Claim, run=measure, needs=FILES, better="higher")
-
-
-def _clip(layers: int, width: int, heads: int, patch: int, text: int) -> Any:
-    """What the authors merge for vision: CLIP without its text transformer, whose embeddings they keep."""
-    transformers = optional("transformers", "text")
-    seeing = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
-    seeing |= {"num_attention_heads": heads, "patch_size": patch}
-    reading = {"hidden_size": text, "num_hidden_layers": 0}
-    return transformers.CLIPModel(transformers.CLIPConfig(vision_config=seeing, text_config=reading, projection_dim=text))
-
-
-def _t5(layers: int, width: int, heads: int) -> Any:
-    transformers = optional("transformers", "text")
-    config = transformers.T5Config(d_model=width, d_ff=4 * width, num_layers=layers, num_heads=heads)
-    return transformers.T5ForConditionalGeneration(config)
 
 
 PAPER = Paper(
@@ -121,26 +105,26 @@ PAPER = Paper(
     scales=(
         Scale(
             name="CLIP ViT-B/32, the image encoder of the authors' script",
-            build=lambda: _clip(12, 768, 12, 32, 512),
+            build=partial(clip_image_encoder, "ViT-B/32"),
             parameters=113_448_705,
             source="the length of the flattened weights in a comment of the script",
         ),
         Scale(
             name="CLIP ViT-L/14, likewise",
-            build=lambda: _clip(24, 1024, 16, 14, 768),
+            build=partial(clip_image_encoder, "ViT-L/14"),
             parameters=342_562_049,
             source="counted from the layers: a vision transformer of 303,966,208 and the text model's embeddings",
         ),
         Scale(
             name="T5-base",
-            build=lambda: _t5(12, 768, 12),
+            build=partial(t5, "base"),
             parameters=220_000_000,
             source="the paper's round number",
             tolerance=0.02,
         ),
         Scale(
             name="T5-large",
-            build=lambda: _t5(24, 1024, 16),
+            build=partial(t5, "large"),
             parameters=770_000_000,
             source="the paper's round number, which is that of T5; the layers have 737,668,096",
             tolerance=0.05,

@@ -21,47 +21,19 @@ True
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from polytask.claim import Claim
-from polytask.errors import optional
 from polytask.paper import Paper, Scale
+from polytask.papers._scale import clip_image_encoder
 from polytask.papers.tall_masks.comparison import ALPHAS, DENSITIES, magnitude_masks, study
 from polytask.papers.tall_masks.glyphs import FILES, measure, plot
 from polytask.papers.tall_masks.text import FILES as TEXT_FILES
 from polytask.papers.tall_masks.text import measure_text
 
-__all__ = ["ALPHAS", "DENSITIES", "PAPER", "clip_image_encoder", "magnitude_masks", "study"]
+__all__ = ["ALPHAS", "DENSITIES", "PAPER", "magnitude_masks", "study"]
 
 _claim = partial(Claim, run=measure, better="higher", needs=FILES, seeds=10)
 _text = partial(Claim, run=measure_text, better="higher", needs=TEXT_FILES, seeds=5)
-
-
-def clip_image_encoder(text: int, width: int, layers: int, patch: int, shared: int) -> Any:
-    """CLIP without the layers of its text encoder, which is what the experiments' checkpoints of image encoders hold.
-
-    Besides the vision transformer and its projection there are the text encoder's embeddings, last normalisation and
-    projection, and the logits' scale. Radford et al., *Learning transferable visual models from natural language
-    supervision*, ICML 2021; in the form of `transformers`, which has as many parameters as the authors' own.
-
-    Args:
-        text: the text encoder's width.
-        width: the vision transformer's, of which a head takes 64.
-        layers: its layers.
-        patch: the side of its patches; images are 224 x 224.
-        shared: the dimension of the space that images and texts share.
-    """
-    clip = optional("transformers", "text")
-    vision = {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // 64,
-        "patch_size": patch,
-        "image_size": 224,
-    }
-    words = {"hidden_size": text, "num_hidden_layers": 0, "num_attention_heads": text // 64}
-    return clip.CLIPModel(clip.CLIPConfig(text_config=words, vision_config=vision, projection_dim=shared))
 
 
 PAPER = Paper(
@@ -136,13 +108,13 @@ PAPER = Paper(
     scales=(
         Scale(
             name="CLIP ViT-B/32, the image encoder's checkpoint",
-            build=partial(clip_image_encoder, text=512, width=768, layers=12, patch=32, shared=512),
+            build=partial(clip_image_encoder, "ViT-B/32"),
             parameters=113_448_705,
             source="the length of these checkpoints' task vectors, as a comment in the code of PCB-Merging has it",
         ),
         Scale(
             name="CLIP ViT-L/14, the image encoder's checkpoint",
-            build=partial(clip_image_encoder, text=768, width=1024, layers=24, patch=14, shared=768),
+            build=partial(clip_image_encoder, "ViT-L/14"),
             parameters=342_562_049,
             source="counted from the layers as that of ViT-B/32; the vision transformer alone has 303,179,776",
         ),
