@@ -1,4 +1,4 @@
-"""Puts what was last run into README.md: the demo's output and picture, and the claims' verdicts (``make readme``)."""
+"""Puts what was last run into README.md and docs/claims.md: the demo, and the claims' verdicts (``make readme``)."""
 
 import io
 import re
@@ -8,11 +8,11 @@ from rich.console import Console
 
 from polytask.files import read_json, write_text
 from polytask.papers import catalogue
-from polytask.papers._table import markdown
+from polytask.papers._table import markdown, summary
 from polytask.report import picture, terminal_table
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "claims.md"
 DEMO, CLAIMS = ROOT / "demo" / "results.json", ROOT / "claims" / "results.json"
 
 
@@ -23,7 +23,9 @@ def main() -> None:
         picture(results, ROOT / "docs" / "report.png", scale=1.5)
         text = _replaced(text, "demo", f"```text\n{_demo(results)}\n```")
     if CLAIMS.exists():
-        text = _replaced(text, "claims", markdown(read_json(CLAIMS)).strip())
+        results = read_json(CLAIMS)
+        text = _replaced(text, "claims", summary(results))
+        write_text(PAGE, _replaced(PAGE.read_text(encoding="utf-8"), "claims", markdown(results)))
     entries = catalogue()
     done = sum(entry.done for entry in entries)
     row = f"| papers | {done} of {len(entries)} | {len(entries) - done}, which `polytask papers` lists |"

@@ -16,7 +16,7 @@ from polytask.errors import InputError
 from polytask.paper import Entry, Paper
 from polytask.papers import catalogue, load, search
 from polytask.papers._reproduce import reproduce
-from polytask.papers._table import markdown
+from polytask.papers._table import markdown, summary
 
 WRITTEN = [entry.slug for entry in catalogue() if entry.done]
 VERBS = {"share", "balance", "merge", "shrink", "route", "scale", "measure"}
@@ -92,7 +92,8 @@ def test_claims_that_share_a_function_share_its_runs(tmp_path: Path, data: Path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["small"]["measurements"]["2"] == {"a": 3.0, "b": 5.0}
     assert results["small"]["claims"][0]["evidence"]["mean"] == 2.5
-    assert "| `small` | a is below b | always | 2.5 vs 5, gain 2.50 [1.58, 3.42], 4 seeds | **holds** |" in markdown(results)
+    assert "| a is below b | always | 2.5 vs 5, gain 2.50 [1.58, 3.42], 4 seeds | **holds** |" in markdown(results)
+    assert "| `small` | A small paper | 1 | 0 | 1 |" in summary(results)
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, data: Path) -> None:

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def papers(
     words: Annotated[list[str] | None, typer.Argument(help="Only papers that contain all these words.")] = None,
-    table: Annotated[Path | None, typer.Option(help="Print this results.json as a markdown table instead.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Print this results.json as markdown tables instead.")] = None,
 ) -> None:
     """List the catalogue of published systems, or search it by title, family, verb or status."""
     from rich import box

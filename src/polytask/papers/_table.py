@@ -1,19 +1,25 @@
-"""The claims' results as text: one row for each claim."""
+"""The claims' results as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
+
+VERDICTS = ("holds", "undecided", "contradicted")
+
+
+def summary(results: dict[str, Any]) -> str:
+    """A markdown table of ``results.json``, as `reproduce` writes it: a row for each paper, and how many claims hold."""
+    lines = [f"| paper | title | {' | '.join(VERDICTS)} |", "|---|---|---|---|---|"]
+    for slug, result in results.items():
+        found = Counter(claim["evidence"]["verdict"] for claim in result["claims"])
+        lines.append(f"| `{slug}` | {result['title']} | {' | '.join(str(found[verdict]) for verdict in VERDICTS)} |")
+    return "\n".join(lines)
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """A markdown table of ``results.json``, as `reproduce` writes it, and below it what the claims say to keep in mind."""
-    lines = ["| paper | claim | the paper reports | measured here | verdict |", "|---|---|---|---|---|"]
-    for slug, result in results.items():
-        for name, cells in zip([f"`{slug}`", *[""] * len(result["claims"])], _cells(result), strict=False):
-            lines.append(f"| {' | '.join([name, *cells])} |")
-    comments = [claim["comment"] for result in results.values() for claim in result["claims"] if claim["comment"]]
-    return "\n".join([*lines, *(["", *(f"- {comment}" for comment in comments)] if comments else [])])
+    """All claims of ``results.json``: for each paper a heading, a table, and below it what to keep in mind."""
+    return "\n\n".join(_section(slug, result) for slug, result in results.items())
 
 
 def measured(evidence: dict[str, Any]) -> str:
@@ -23,7 +29,12 @@ def measured(evidence: dict[str, Any]) -> str:
     return f"{method:.3g} vs {baseline:.3g}, gain {gain}, {len(evidence['seeds'])} seeds"
 
 
-def _cells(result: dict[str, Any]) -> Iterator[list[str]]:
+def _section(slug: str, result: dict[str, Any]) -> str:
+    lines = [f"### {slug}", "", f"*{result['title']}* ({result['reference']}).", ""]
+    lines += ["| claim | the paper reports | measured here | verdict |", "|---|---|---|---|"]
     for claim in result["claims"]:
         evidence = claim["evidence"]
-        yield [claim["statement"], claim["claimed"], measured(evidence), f"**{evidence['verdict']}**"]
+        cells = [claim["statement"], claim["claimed"], measured(evidence), f"**{evidence['verdict']}**"]
+        lines.append(f"| {' | '.join(cells)} |")
+    comments = [f"- *{claim['name']}*: {claim['comment']}" for claim in result["claims"] if claim["comment"]]
+    return "\n".join([*lines, *(["", *comments] if comments else [])])
