@@ -100,6 +100,12 @@ RECIPES: dict[str, dict[str, Any]] = {
             "t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"filter": "mlp", "value": [1, 0]}, {"value": 0.5}]
         },
     },
+    "slerp of slices": {
+        "merge_method": "slerp",
+        "base_model": "one",
+        "slices": [{"sources": [{"model": name, "layer_range": [0, 3]} for name in ("one", "two")]}],
+        "parameters": {"t": [{"filter": "self_attn", "value": [0, 1]}, {"value": 0.4}]},
+    },
     "model_stock": {"merge_method": "model_stock", "base_model": "base", "models": models({}, {}, {})},
 }
 

@@ -168,3 +168,42 @@ def test_weights_by_tensor_come_from_a_file(folder: Path) -> None:
         read(folder, text)
     with pytest.raises(InputError, match=r"line 6: 'lerned\.json': no such file"):
         read(folder, text.replace("learned", "lerned"))
+
+
+SLICED = """\
+merge_method: slerp
+base_model: a
+slices:
+- sources:
+  - model: a
+    layer_range: [0, 5]
+  - model: b
+    layer_range: [0, 5]
+parameters: {t: 0.25}
+tokenizer_source: union
+"""
+
+
+def test_one_slice_of_all_layers_is_a_list_of_models(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_hidden_layers": 5}')
+    ready = read(tmp_path, SLICED)
+    assert ready.models == [tmp_path / "a", tmp_path / "b"] and ready.settings("") == SLERP(0.25)
+    assert ready.policy == Policy(vocabulary="union")
+    assert read(tmp_path, SLICED.replace("tokenizer_source: union", "tokenizer: {source: base}")).policy.vocabulary == "base"
+    for old, new, message in [
+        (
+            "model: b\n    layer_range: [0, 5]",
+            "model: b\n    layer_range: [0, 4]",
+            r"line 8: layer_range \[0, 4\]: expected \[0, 5\]",
+        ),
+        ("model: b\n", "model: c\n", "line 8: layer_range .* expected all, and a config.json"),
+        ("- sources:", "- sources: []\n- sources:", "line 3: expected one slice"),
+        ("tokenizer_source: union", "tokenizer_source: a", "line 10: 'a': expected 'base' or 'union'"),
+        ("model: b\n", "modle: b\n", "line 7: "),
+        ("slices:", "models: [{model: a}]\nslices:", "both models and slices"),
+    ]:
+        assert old in SLICED
+        with pytest.raises(InputError, match=message):
+            read(tmp_path, SLICED.replace(old, new))

@@ -17,6 +17,7 @@ from polytask.files import sha256
 from polytask.merge.checkpoint import is_adapter, open_adapter, open_checkpoint
 from polytask.merge.coefficients import load_weights
 from polytask.merge.engine.rule import Rule, merge_rules, per_model
+from polytask.merge.mergekit import METHODS, Mistake, plain, translated
 from polytask.merge.plan import Buffers, Extra, Missing, Plan, Policy, make_plan
 from polytask.merge.rules.average import Average
 from polytask.merge.rules.task_arithmetic import TaskArithmetic
@@ -96,35 +97,6 @@ class Recipe(BaseModel):
     adapter: AdapterOf | None = None
 
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "linear": ("average", {}),
-    "task_arithmetic": ("task_arithmetic", {"scale": 1.0}),
-    "ties": ("ties", {"scale": 1.0, "scope": "tensor", "density": 1.0}),
-    "dare_linear": ("dare", {"scale": 1.0, "density": 1.0}),
-    "dare_ties": ("dare", {"scale": 1.0, "density": 1.0, "elect": True, "merge_by": "sum"}),
-    "breadcrumbs": ("breadcrumbs", {"scale": 1.0, "density": 1.0, "gamma": 0.01}),
-    "breadcrumbs_ties": ("breadcrumbs", {"scale": 1.0, "density": 1.0, "gamma": 0.01, "elect": True}),
-    "slerp": ("slerp", {}),
-    "model_stock": ("model_stock", {}),
-}
-"""mergekit's methods: polytask's rule, and mergekit's defaults where they are others."""
-
-IGNORED = ("int8_mask",)
-"""Settings of mergekit that change nothing in the result."""
-
-
-def _translated(name: str, given: Mapping[str, Setting], where: Sequence[str | int]) -> dict[str, Setting]:
-    """mergekit's settings by polytask's names."""
-    settings = {"scale" if key == "lambda" else key: value for key, value in given.items() if key not in IGNORED}
-    if "normalize" in settings and name != "average":
-        normalize = bool(settings.pop("normalize"))
-        if name in ("ties", "dare"):
-            settings["merge_by"] = "mean" if normalize else "sum"
-        elif normalize:
-            raise _Wrong((*where, "normalize"), f"{name} does not normalise: expected false, or no 'normalize'")
-    return settings
-
-
 @dataclass(frozen=True)
 class Ready:
     """A recipe whose names are known and whose paths are found.
@@ -177,16 +149,16 @@ def read_recipe(path: Path | str) -> Ready:
         raise InputError(f"{path}: line {line}: no valid YAML ({error.problem})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: line 1: expected settings by name, as in 'rule: ties'")
+    sources = ("slices", 0, "sources") if "slices" in value else ("models",)
     try:
-        recipe = Recipe.model_validate(value)
+        recipe = Recipe.model_validate(plain(value, path.parent))
+        return _ready(recipe, path.parent, text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = first["loc"]
-        raise InputError(f"{path}: line {_line(root, where)}: {_what(where, first)}") from error
-    try:
-        return _ready(recipe, path.parent, text)
-    except _Wrong as wrong:
-        raise InputError(f"{path}: line {_line(root, wrong.where)}: {wrong}") from wrong
+        where = _written(first["loc"], sources)
+        raise InputError(f"{path}: line {_line(root, where)}: {_what(first['loc'], first)}") from error
+    except Mistake as wrong:
+        raise InputError(f"{path}: line {_line(root, _written(wrong.where, sources))}: {wrong}") from wrong
 
 
 def open_inputs(ready: Ready) -> Plan:
@@ -203,12 +175,9 @@ def open_inputs(ready: Ready) -> Plan:
     return make_plan(models, base, ready.policy)
 
 
-class _Wrong(InputError):
-    """A mistake in a recipe, and where in it."""
-
-    def __init__(self, where: Sequence[str | int], message: str) -> None:
-        super().__init__(message)
-        self.where = where
+def _written(where: Sequence[str | int], sources: Sequence[str | int]) -> Sequence[str | int]:
+    """Where in the file something is that stands among the models once it is read."""
+    return (*sources, *where[1:]) if where[:1] == ("models",) else where
 
 
 def _what(where: Sequence[str | int], error: Mapping[str, Any]) -> str:
@@ -241,17 +210,17 @@ def _line(node: yaml.Node | None, where: Sequence[str | int]) -> int:
 
 def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
     if (recipe.rule is None) == (recipe.merge_method is None):
-        raise _Wrong((), "expected a rule by polytask's name, as 'rule', or a method by mergekit's, as 'merge_method'")
+        raise Mistake((), "expected a rule by polytask's name, as 'rule', or a method by mergekit's, as 'merge_method'")
     if recipe.merge_method is not None:
         if recipe.merge_method not in METHODS:
-            raise _Wrong(
+            raise Mistake(
                 ("merge_method",), f"unknown method {recipe.merge_method!r}: {suggest(recipe.merge_method, METHODS)}"
             )
         name, defaults = METHODS[recipe.merge_method]
     else:
         name, defaults = str(recipe.rule), {}
         if name not in merge_rules:
-            raise _Wrong(("rule",), f"unknown rule {name!r}: {suggest(name, merge_rules)}")
+            raise Mistake(("rule",), f"unknown rule {name!r}: {suggest(name, merge_rules)}")
     models, base = [each.model for each in recipe.models], recipe.base_model
     own = [each.parameters for each in recipe.models]
     if recipe.merge_method is not None and base in models:
@@ -264,8 +233,8 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
         base = None
     common: dict[str, Setting] = dict(recipe.parameters)
     if recipe.merge_method is not None:
-        common = _translated(name, common, ("parameters",))
-        own = [_translated(name, each, ("models", i, "parameters")) for i, each in enumerate(own)]
+        common = translated(name, common, ("parameters",))
+        own = [translated(name, each, ("models", i, "parameters")) for i, each in enumerate(own)]
     for key, value in common.items():
         if isinstance(value, str) and value.endswith(".json"):
             file = _found(folder, value, ("parameters", key))
@@ -292,18 +261,18 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
 def _check_factors(name: str, common: Mapping[str, Setting], own: Sequence[Mapping[str, Setting]]) -> None:
     """Raise unless a sum of factors can be what the recipe asks for."""
     if name not in ("average", "task_arithmetic"):
-        raise _Wrong(("adapter",), f"factors can be added up, expected rule average or task_arithmetic, not {name}")
+        raise Mistake(("adapter",), f"factors can be added up, expected rule average or task_arithmetic, not {name}")
     for place, given in [(("parameters",), common), *((("models", i, "parameters"), each) for i, each in enumerate(own))]:
         for key, value in given.items():
             if isinstance(value, list | ByTensor):
-                raise _Wrong((*place, key), f"{key!r} changes from tensor to tensor, expected one number for an adapter")
+                raise Mistake((*place, key), f"{key!r} changes from tensor to tensor, expected one number for an adapter")
 
 
 def _found(folder: Path, name: str, where: Sequence[str | int]) -> Path:
     path = Path(name).expanduser()
     path = path if path.is_absolute() else folder / path
     if not path.exists():
-        raise _Wrong(where, f"{name!r}: no such file or folder, expected a checkpoint")
+        raise Mistake(where, f"{name!r}: no such file or folder, expected a checkpoint")
     return path
 
 
@@ -341,7 +310,7 @@ class Settings:
         ]:
             for key in given:
                 if key not in self.known:
-                    raise _Wrong((*place, key), f"unknown setting {key!r}: {suggest(key, self.known)}")
+                    raise Mistake((*place, key), f"unknown setting {key!r}: {suggest(key, self.known)}")
 
     def spread_over(self, names: Iterable[str]) -> Settings:
         """These settings, told by the tensors' names how deep the network is."""
@@ -357,7 +326,7 @@ class Settings:
             first = error.errors()[0]
             cause = first.get("ctx", {}).get("error")
             where = [part for part in first["loc"] if part in self.known][:1]
-            raise _Wrong(("parameters", *where), str(cause) if cause is not None else _what(where, first)) from error
+            raise Mistake(("parameters", *where), str(cause) if cause is not None else _what(where, first)) from error
 
     def _one(self, name: str, tensor: str) -> Any:
         common = self._at(self.common[name], tensor) if name in self.common else self.defaults[name]
@@ -374,7 +343,7 @@ class Settings:
                 pattern = choice.get("filter")
                 if pattern is None or pattern == "*" or pattern in tensor or re.search(str(pattern), tensor):
                     return self._at(choice["value"], tensor)
-            raise _Wrong(
+            raise Mistake(
                 ("parameters",), f"no filter matches tensor {tensor!r}: end the list with one that has only a value"
             )
         if isinstance(setting, list):
