@@ -114,11 +114,11 @@ def keep_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take back what a page enrols, so that no other test meets it."""
     from polytask.balance import balancers
     from polytask.merge import merge_rules
-    from polytask.share import sharings
+    from polytask.share import insertables, sharings
     from polytask.store import encoders
     from polytask.task import Task
 
-    for register in (balancers, encoders, merge_rules, sharings):
+    for register in (balancers, encoders, insertables, merge_rules, sharings):
         monkeypatch.setattr(register, "_entries", dict(register.items()))
     monkeypatch.setattr(Task, "kinds", dict(Task.kinds))
 
