@@ -229,17 +229,17 @@ class Merge:
 
     def _products(self, name: str) -> Tensor:
         count = len(self.models)
-        sums: list[Tensor] = []
+        # Python's own numbers: small tensors kept between large ones that come and go would leave holes in the heap.
+        sums: list[list[float]] = [[] for _ in range(count * count)]
         for chunk in self.chunks(name, {}):
             rows = chunk.rows.double()
             if over := -rows.shape[1] % BLOCK:
                 rows = torch.nn.functional.pad(rows, (0, over))
             blocks = rows.view(count, -1, BLOCK)
-            sums.append(torch.stack([(blocks * row).sum(2) for row in blocks]))
-        if not sums:
-            return torch.zeros(count, count, dtype=torch.float64)
-        flat = torch.cat(sums, 2).flatten(0, 1).tolist()
-        return torch.tensor([math.fsum(row) for row in flat], dtype=torch.float64).view(count, count)
+            for row, others in enumerate(blocks):
+                for other, products in enumerate((blocks * others).sum(2).tolist(), start=row * count):
+                    sums[other].extend(products)
+        return torch.tensor([math.fsum(each) for each in sums], dtype=torch.float64).view(count, count)
 
 
 def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> int:
