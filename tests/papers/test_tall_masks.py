@@ -11,10 +11,10 @@ from polytask.data.examples import Examples
 from polytask.merge import TIES, Consensus, TaskArithmetic, TaskMasks, best_scales, merge_state_dicts
 from polytask.merge.task_masks import Bytes
 from polytask.paper import Scale
-from polytask.papers._experts import Experts, Split, glyphs
+from polytask.papers._experts import Experts, Split, added, glyphs
 from polytask.papers.tall_masks import PAPER, comparison, magnitude_masks, study
 from polytask.papers.tall_masks import glyphs as claim
-from polytask.papers.tall_masks.comparison import added, bytes_on_disk, masked_models, tall_masks, ties_vector
+from polytask.papers.tall_masks.comparison import bytes_on_disk, masked_models, tall_masks, ties_vector
 
 
 def made(tasks: int = 4, moved: float = 0.3) -> Experts:

@@ -20,6 +20,7 @@ from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, Rule, magnitudes, share
 from polytask.merge.engine.run import BLOCK, CHUNK, InMemory, Merge, Source, cuts_of
 from polytask.merge.plan import Plan
+from polytask.merge.rules._arithmetic import kept
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -245,7 +246,7 @@ class _Look(Rule):
         self.found: dict[str, Part] = {}
 
     def statistics(self, count: int) -> Sequence[Cuts]:
-        return (Cuts("kept", lambda n: [[int(self.density * n)]] * count),)
+        return (kept(self.density, count, "tensor"),)
 
     def merge(self, chunk: Chunk) -> Tensor:
         assert chunk.base is not None

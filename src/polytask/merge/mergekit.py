@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.errors import InputError
-from polytask.files import read_json
+from polytask.merge.vocabulary.tokenizer import read_config
 
 
 class Mistake(InputError):
@@ -100,9 +100,5 @@ def _unsliced(value: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _depth(model: Path) -> int | None:
     """How many layers a model's configuration says that it has."""
-    try:
-        config = read_json(model.expanduser() / "config.json")
-    except InputError:
-        return None
-    layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
+    layers = read_config(model.expanduser()).get("num_hidden_layers")
     return layers if isinstance(layers, int) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -124,11 +124,7 @@ class Ready:
         if isinstance(rule, TaskArithmetic):
             return [rule.scale * weight for weight in per_model(rule.weight, count, "weight")]
         assert isinstance(rule, Average)
-        weights = per_model(rule.weight, count, "weight")
-        total = sum(weights) if rule.normalize else 1.0
-        if total == 0:
-            raise InputError(f"the weights {weights} add up to 0, and cannot be normalised")
-        return [weight / total for weight in weights]
+        return rule.weights(count)
 
 
 def read_recipe(path: Path | str) -> Ready:
@@ -262,10 +258,19 @@ def _check_factors(name: str, common: Mapping[str, Setting], own: Sequence[Mappi
     """Raise unless a sum of factors can be what the recipe asks for."""
     if name not in ("average", "task_arithmetic"):
         raise Mistake(("adapter",), f"factors can be added up, expected rule average or task_arithmetic, not {name}")
-    for place, given in [(("parameters",), common), *((("models", i, "parameters"), each) for i, each in enumerate(own))]:
+    for place, given in _given(common, own):
         for key, value in given.items():
             if isinstance(value, list | ByTensor):
                 raise Mistake((*place, key), f"{key!r} changes from tensor to tensor, expected one number for an adapter")
+
+
+def _given(
+    common: Mapping[str, Setting], own: Sequence[Mapping[str, Setting]]
+) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Setting]]]:
+    """The settings of all models, and of each, with their place in a recipe."""
+    yield ("parameters",), common
+    for i, each in enumerate(own):
+        yield ("models", i, "parameters"), each
 
 
 def _found(folder: Path, name: str, where: Sequence[str | int]) -> Path:
@@ -304,10 +309,7 @@ class Settings:
         self.defaults = {**{field: getattr(made, field) for field in self.known}, **defaults}
         self.common, self.own = common, own
         self.depth = 1
-        for place, given in [
-            (("parameters",), common),
-            *((("models", i, "parameters"), each) for i, each in enumerate(own)),
-        ]:
+        for place, given in _given(common, own):
             for key in given:
                 if key not in self.known:
                     raise Mistake((*place, key), f"unknown setting {key!r}: {suggest(key, self.known)}")

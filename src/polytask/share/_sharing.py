@@ -34,6 +34,10 @@ class TaskModules(nn.ModuleDict):
     def __iter__(self) -> Iterator[str]:
         return (name[:-1] if name.rstrip("_") in _ATTRIBUTES else name for name in super().__iter__())
 
+    def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
+        """The parameters of the task's module, or none for a task that has none."""
+        return self[task].parameters() if task in self else iter(())
+
     def keys(self) -> KeysView[str]:
         return dict.fromkeys(self).keys()
 

@@ -105,4 +105,4 @@ class AdapterPart(Part):
         return cast(Bottleneck, self.bottlenecks[task])
 
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
-        return self.bottlenecks[task].parameters() if task in self.tasks else iter(())
+        return self.bottlenecks.parameters_of(task)

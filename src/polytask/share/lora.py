@@ -105,7 +105,7 @@ class LoRAPart(Part):
         return cast(Factors, self.factors[task])
 
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
-        return self.factors[task].parameters() if task in self.tasks else iter(())
+        return self.factors.parameters_of(task)
 
     def fold(self, module: nn.Module, task: str) -> None:
         factors, weight = self.of(task), module.weight

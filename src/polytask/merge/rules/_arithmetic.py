@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import magnitudes
+from polytask.merge.engine.rule import Cuts, PerModel, magnitudes, per_model
 from polytask.merge.engine.run import cuts_of
+
+
+def kept(density: PerModel, count: int, scope: Literal["model", "tensor"]) -> Cuts:
+    """The statistic ``"kept"``: where the ``int(density n)`` largest magnitudes of each of ``count`` models are cut off."""
+    densities = per_model(density, count, "density")
+    return Cuts("kept", lambda n: [[int(d * n)] for d in densities], scope=scope)
 
 
 def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:

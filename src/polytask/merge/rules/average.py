@@ -31,9 +31,13 @@ class Average(Rule):
     vectors = False
     needs_base = False
 
-    def merge(self, chunk: Chunk) -> Tensor:
-        weights = per_model(self.weight, len(chunk.rows), "weight")
+    def weights(self, count: int) -> list[float]:
+        """What each of ``count`` models is taken times."""
+        weights = per_model(self.weight, count, "weight")
         total = sum(weights)
         if self.normalize and total == 0:
             raise InputError(f"the weights {weights} add up to 0, and cannot be normalised")
-        return weighted_sum(chunk.rows, [w / total for w in weights] if self.normalize else weights)
+        return [w / total for w in weights] if self.normalize else weights
+
+    def merge(self, chunk: Chunk) -> Tensor:
+        return weighted_sum(chunk.rows, self.weights(len(chunk.rows)))

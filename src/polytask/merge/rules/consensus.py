@@ -14,7 +14,7 @@ from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, magnitudes, merge_rules, numbers, per_model, share
 from polytask.merge.engine.run import cuts_of
 from polytask.merge.masks import check_scale, tall_mask
-from polytask.merge.rules._arithmetic import elected, weighted_sum
+from polytask.merge.rules._arithmetic import elected, kept, weighted_sum
 
 
 @merge_rules.add("consensus")
@@ -57,10 +57,7 @@ class Consensus(Rule):
         share(self.density, "density")
 
     def statistics(self, count: int) -> Sequence[Cuts]:
-        if self.vector == "sum":
-            return ()
-        densities = per_model(self.density, count, "density")
-        return (Cuts("kept", lambda n: [[int(d * n)] for d in densities], scope="model"),)
+        return () if self.vector == "sum" else (kept(self.density, count, "model"),)
 
     def merge(self, chunk: Chunk) -> Tensor:
         count = len(chunk.rows)

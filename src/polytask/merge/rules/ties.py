@@ -15,7 +15,7 @@ from polytask.merge._models import same_tensors
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, merge_rules, per_model, share
 from polytask.merge.engine.run import CHUNK, InMemory, Merge
-from polytask.merge.rules._arithmetic import elected, trim, weighted_sum
+from polytask.merge.rules._arithmetic import elected, kept, trim, weighted_sum
 
 
 @merge_rules.add("ties")
@@ -51,7 +51,7 @@ class TIES(Rule):
             raise InputError(f"merge_by {self.merge_by!r}: expected 'mean' or 'sum'")
 
     def statistics(self, count: int) -> Sequence[Cuts]:
-        return (_kept(self.density, count, self.scope),)
+        return (kept(self.density, count, self.scope),)
 
     def merge(self, chunk: Chunk) -> Tensor:
         weights = per_model(self.weight, len(chunk.rows), "weight")
@@ -104,11 +104,6 @@ def trim_and_elect(vectors: Sequence[Mapping[str, Tensor]], density: PerModel = 
     return [{name: tensor.view(shapes[name]) for name, tensor in vector.items()} for vector in found]
 
 
-def _kept(density: PerModel, count: int, scope: Literal["model", "tensor"]) -> Cuts:
-    densities = per_model(density, count, "density")
-    return Cuts("kept", lambda n: [[int(d * n)] for d in densities], scope=scope)
-
-
 class _Trim(Rule):
     """A rule that writes what it keeps to the flat vectors ``into``, and adds up the signs of the sums in ``votes``."""
 
@@ -120,7 +115,7 @@ class _Trim(Rule):
         self.votes = 0
 
     def statistics(self, count: int) -> Sequence[Cuts]:
-        return (_kept(self.density, count, "model"),)
+        return (kept(self.density, count, "model"),)
 
     def merge(self, chunk: Chunk) -> Tensor:
         rows = trim(chunk, "kept")

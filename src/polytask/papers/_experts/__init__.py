@@ -5,5 +5,6 @@ cache folder; `Experts` measures any weights on their tasks.
 """
 
 from polytask.papers._experts.experts import Experts, Part, Split, train
+from polytask.papers._experts.weights import added, delta
 
-__all__ = ["Experts", "Part", "Split", "train"]
+__all__ = ["Experts", "Part", "Split", "added", "delta", "train"]

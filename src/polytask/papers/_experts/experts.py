@@ -134,17 +134,28 @@ def train(
     for head in heads.values():
         head.requires_grad_(False).eval()
     start = _copied(encoder)
-    try:
-        kept = safetensors.load_file(path)
-    except (OSError, SafetensorError):  # not made yet, or not whole
-        kept = {}
+
+    def make() -> dict[str, Tensor]:
+        changed: dict[str, Tensor] = {}
         for task, split in data.items():
             tuned = _tune(encoder, heads[task], task, split, seed, settings)
-            kept |= {f"{task}/{key}": value for key, value in tuned.items() if not torch.equal(value, start[key])}
-        with replacing(path) as temporary:
-            safetensors.save_file(kept, temporary)
+            changed |= {f"{task}/{key}": value for key, value in tuned.items() if not torch.equal(value, start[key])}
+        return changed
+
+    kept = cached(path, make)
     experts = {task: {key: kept.get(f"{task}/{key}", value) for key, value in start.items()} for task in data}
     return Experts(encoder.eval().requires_grad_(False), heads, start, experts, data)
+
+
+def cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file; they are made, and the file with them, where it is not there yet or is not whole."""
+    try:
+        tensors: dict[str, Tensor] = safetensors.load_file(path)
+    except (OSError, SafetensorError):
+        tensors = make()
+        with replacing(path) as temporary:
+            safetensors.save_file(tensors, temporary)
+    return tensors
 
 
 def _tune(

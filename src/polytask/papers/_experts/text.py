@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch as safetensors
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from polytask.data.examples import Examples
 from polytask.errors import InputError
-from polytask.files import cache_folder, replacing
+from polytask.files import cache_folder
 from polytask.model import Model
-from polytask.papers._experts.experts import Experts, Split, digest, train
+from polytask.papers._experts.experts import Experts, Split, cached, digest, train
 from polytask.task import Task
 from polytask.training import fit
 
@@ -105,18 +103,18 @@ def _hidden(folder: Path) -> dict[str, tuple[dict[str, Tensor], Tensor]]:
     """For each task the inputs of `LastLayers`, and the labels, of the texts in the pool."""
     files = [folder / name for name in FILES]
     path = cache_folder() / "experts" / f"text-hidden-{digest(files, pretrained, {})}.safetensors"
-    try:
-        kept = safetensors.load_file(path)
-    except (OSError, SafetensorError):  # not made yet, or not whole
-        kept = {}
+
+    def make() -> dict[str, Tensor]:
+        made: dict[str, Tensor] = {}
         for task, read in TASKS.items():
             texts, labels = zip(*_pool(list(read(folder))), strict=True)
             classes = sorted(set(labels))
             hidden, mask = _below(list(texts))
-            kept |= {f"{task}/hidden": hidden, f"{task}/mask": mask}
-            kept[f"{task}/labels"] = torch.tensor([classes.index(label) for label in labels])
-        with replacing(path) as temporary:
-            safetensors.save_file(kept, temporary)
+            made |= {f"{task}/hidden": hidden, f"{task}/mask": mask}
+            made[f"{task}/labels"] = torch.tensor([classes.index(label) for label in labels])
+        return made
+
+    kept = cached(path, make)
     return {task: ({what: kept[f"{task}/{what}"] for what in ("hidden", "mask")}, kept[f"{task}/labels"]) for task in TASKS}
 
 

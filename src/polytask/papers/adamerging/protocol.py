@@ -10,7 +10,7 @@ paper.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from scipy.stats import spearmanr
@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from polytask.data.examples import Examples, Inputs
 from polytask.merge.coefficients import Coefficients, entropy, learn
 from polytask.merge.rules.ties import trim_and_elect
-from polytask.papers._experts import Experts
+from polytask.papers._experts import Experts, added
 
 Vector = dict[str, Tensor]
 
@@ -76,7 +76,8 @@ def moved(vectors: Sequence[Vector]) -> list[Vector]:
 
 def arithmetic(base: Mapping[str, Tensor], vectors: Sequence[Vector], scale: float) -> Vector:
     """Task arithmetic, ``theta_0 + scale * sum_k tau_k``; of trimmed and elected vectors it is TIES with sums."""
-    return {**base, **{name: base[name] + scale * sum(vector[name] for vector in vectors) for name in vectors[0]}}
+    summed: dict[str, Any] = {name: sum(vector[name] for vector in vectors) for name in vectors[0]}
+    return added(base, summed, scale)
 
 
 def best_scale(experts: Experts, vectors: Sequence[Vector]) -> float:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polytask.claim import Measurements
-from polytask.merge import DARE, TIES, Breadcrumbs, Rule, TaskArithmetic, merge_state_dicts
-from polytask.papers._experts import Experts
+from polytask.merge import DARE, TIES, Breadcrumbs, Rule, TaskArithmetic
+from polytask.papers._experts import Experts, delta
 from polytask.papers._experts.experts import Weights
 from polytask.papers._experts.glyphs import FILES, glyph_experts
 
@@ -76,9 +76,7 @@ class Bench:
 
     def delta(self, rule: Rule, tasks: Sequence[str]) -> Weights:
         """What merging these tasks' experts by a rule adds to the base."""
-        base = self.experts.base
-        merged = merge_state_dicts(rule, [self.experts.experts[task] for task in tasks], base)
-        return {name: merged[name] - theta for name, theta in base.items()}
+        return delta(rule, [self.experts.experts[task] for task in tasks], self.experts.base)
 
     def at(self, delta: Weights, scale: float) -> Weights:
         return {name: theta.add(delta[name], alpha=scale) for name, theta in self.experts.base.items()}

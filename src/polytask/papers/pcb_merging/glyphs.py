@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from polytask.claim import Measurements
-from polytask.merge import PCB, TIES, Average, Rule, TaskArithmetic, merge_state_dicts
+from polytask.merge import PCB, TIES, Average, TaskArithmetic, merge_state_dicts
 from polytask.merge.searching import Range, search
-from polytask.papers._experts import Experts
+from polytask.papers._experts import Experts, added, delta
 from polytask.papers._experts.glyphs import FILES, glyph_experts
 from polytask.papers.pcb_merging.ablation import compete
 from polytask.papers.pcb_merging.multipliers import search_multipliers
@@ -51,10 +51,6 @@ def compare(experts: Experts, seed: int) -> Measurements:
     measured = {"base": experts.mean(base), "average": experts.mean(merge_state_dicts(Average(), models))}
     measured["individual"] = sum(experts.individual().values()) / len(models)
 
-    def delta(rule: Rule) -> Weights:
-        merged = merge_state_dicts(rule, models, base)
-        return {name: merged[name] - theta for name, theta in base.items()}
-
     def validated(weights: Weights) -> float:
         return experts.mean(weights, "validation")
 
@@ -62,22 +58,22 @@ def compare(experts: Experts, seed: int) -> Measurements:
         """Measure the best of ``deltas``, by setting, at its best scale; these two."""
         best, chosen = -1.0, (0.0, 0.0, dict[str, Tensor]())
         for setting, vector in deltas:
-            found = search(lambda s: validated(moved(base, vector, s["scale"])), {"scale": SCALES})  # noqa: B023, called now
+            found = search(lambda s: validated(added(base, vector, s["scale"])), {"scale": SCALES})  # noqa: B023, called now
             if found.score > best:
                 best, chosen = found.score, (setting, found.best["scale"], vector)
         setting, scale, vector = chosen
-        measured[name], measured[f"{name} scale"] = experts.mean(moved(base, vector, scale)), scale
+        measured[name], measured[f"{name} scale"] = experts.mean(added(base, vector, scale)), scale
         if name in CURVES:
-            measured.update({f"{name} at {s:g}": experts.mean(moved(base, vector, s)) for s in SCALES})
+            measured.update({f"{name} at {s:g}": experts.mean(added(base, vector, s)) for s in SCALES})
         return setting, scale
 
-    _, arithmetic = tuned("task arithmetic", [(0.0, delta(TaskArithmetic(scale=1.0)))])
+    _, arithmetic = tuned("task arithmetic", [(0.0, delta(TaskArithmetic(scale=1.0), models, base))])
     measured["task arithmetic 0.3"] = measured["task arithmetic at 0.3"]
-    tuned("ties", ((density, delta(TIES(density=density))) for density in DENSITIES))
-    ratio, scale = tuned("pcb", ((ratio, delta(PCB(ratio=ratio))) for ratio in RATIOS))
+    tuned("ties", ((density, delta(TIES(density=density), models, base)) for density in DENSITIES))
+    ratio, scale = tuned("pcb", ((ratio, delta(PCB(ratio=ratio), models, base)) for ratio in RATIOS))
     measured["pcb ratio"], measured["pcb 1"] = ratio, experts.mean(merge_state_dicts(PCB(), models, base))
     for agreement in ("normalized_sum", "pairs"):
-        tuned(f"pcb {agreement}", ((r, delta(PCB(ratio=r, agreement=agreement))) for r in RATIOS))
+        tuned(f"pcb {agreement}", ((r, delta(PCB(ratio=r, agreement=agreement), models, base)) for r in RATIOS))
 
     flat = torch.stack([torch.cat([vector[name].flatten() for name in base]) for vector in experts.vectors])
     for step in ("intra", "inter", "rescale"):
@@ -96,11 +92,6 @@ def compare(experts: Experts, seed: int) -> Measurements:
     )
     measured["task arithmetic es"] = experts.mean(merge_state_dicts(plain.but(**found.best), models, base))
     return measured
-
-
-def moved(base: Mapping[str, Tensor], delta: Mapping[str, Tensor], scale: float) -> Weights:
-    """``theta_0 + scale * delta``."""
-    return {name: theta + scale * delta[name] for name, theta in base.items()}
 
 
 def unflat(vector: Tensor, like: Mapping[str, Tensor]) -> Weights:

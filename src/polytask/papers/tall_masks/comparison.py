@@ -19,7 +19,7 @@ from torch import Tensor
 
 from polytask.merge import TIES, TaskMasks, best_scales, merge_state_dicts
 from polytask.merge.masks import magnitude_mask, pack
-from polytask.papers._experts import Experts
+from polytask.papers._experts import Experts, added
 
 ALPHAS = (0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.56, 0.8, 1.1, 1.6, 2.2)
 DENSITIES = (0.1, 0.2, 0.4, 0.6, 0.8)
@@ -101,11 +101,6 @@ def merged_models(experts: Experts, masks: TaskMasks) -> dict[str, float]:
         counts = counted.counts()
         measured |= {f"{name}used by {c}": 100 * float(count / counts.sum()) for c, count in enumerate(counts)}
     return measured
-
-
-def added(base: Vector, vector: Vector, alpha: float) -> dict[str, Tensor]:
-    """``theta_0 + alpha * tau``; what the vector lacks is the base's."""
-    return {name: theta + alpha * vector[name] if name in vector else theta for name, theta in base.items()}
 
 
 def magnitude_masks(masks: TaskMasks, experts: Mapping[str, Vector], densities: Mapping[str, float]) -> TaskMasks:
