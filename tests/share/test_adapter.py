@@ -32,6 +32,22 @@ def test_what_an_adapter_adds(place: Any, activation: str) -> None:
         insert(layer()[0], Adapter(2), ["one"], where="").fold("one")
 
 
+def test_an_adapter_at_a_normalisation_normalises_twice() -> None:
+    """``LN(h + U f(D LN(h)))``: what AdapterFusion's code does behind a BERT's feed-forward network, by insertion alone."""
+    torch.manual_seed(0)
+    norm, h = nn.LayerNorm(6), torch.randn(5, 7, 6)
+    own: Any = insert(norm, Adapter(2, "norm", "relu", start="bert"), ["one", "two"], where="").parts[""]
+    bottleneck = own.bottlenecks["two"]
+    plain = F.layer_norm(h, (6,), norm.weight, norm.bias)
+    expected = F.layer_norm(h + bottleneck.up(F.relu(bottleneck.down(plain))), (6,), norm.weight, norm.bias)
+    with task_scope("two"):
+        torch.testing.assert_close(norm(h), expected)
+    assert not torch.allclose(expected, plain)
+    for method, module in [(Adapter(2), nn.LayerNorm(6)), (Adapter(2, "norm"), nn.Linear(6, 6))]:
+        with pytest.raises(InputError, match="expected L"):
+            insert(module, method, ["one"], where="")
+
+
 @pytest.mark.parametrize("on", ["output", "input"])
 def test_what_ia3_scales_and_folds(on: Any) -> None:
     linear, x = layer()

@@ -27,16 +27,16 @@ TASKS = ("left", "right", "type")  # the last is an attribute of modules
 
 
 def mlp() -> tuple[nn.Module, Tensor]:
-    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 5)), torch.randn(6, 6)
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 8)), torch.randn(6, 8)
 
 
 def tokens() -> tuple[nn.Module, Tensor]:
-    return nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True), torch.randn(6, 7, 8)
+    return nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), torch.randn(6, 7, 8)
 
 
 def cnn() -> tuple[nn.Module, Tensor]:
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8)
     )
     return net, torch.randn(6, 3, 8, 8)
 
@@ -236,7 +236,7 @@ def test_a_model_of_tasks_makes_a_pass_for_each(name: str) -> None:
     torch.manual_seed(0)
     encoder, x = mlp()
     tasks = [Task.classification(task, classes=3) for task in TASKS]
-    model = Model(encoder, tasks, width=5)
+    model = Model(encoder, tasks, width=8).eval()
     inserted = insert(encoder, insertables[name](), TASKS)
     for parameter in inserted.parameters():
         nn.init.normal_(parameter)
@@ -257,6 +257,46 @@ def test_a_model_of_tasks_makes_a_pass_for_each(name: str) -> None:
     assert moved == expected | set(inserted.shared_parameters())
 
 
+@every_method
+def test_further_tasks_leave_what_was_there_as_it_was(name: str, tmp_path: Path) -> None:
+    model, x, inserted, _ = made("mlp", name)
+    with task_scope(TASKS, INDEX):
+        before = model(x)
+    own = {task: list(inserted.parameters_of(task)) for task in TASKS}
+    more = inserted.add_tasks(["new", "values"])
+    assert more.tasks == (*TASKS, "new", "values") and inserted.tasks == TASKS
+    with task_scope(TASKS, INDEX):
+        torch.testing.assert_close(model(x), before)
+    assert all(one is other for task in TASKS for one, other in zip(own[task], more.parameters_of(task), strict=True))
+    sizes = {task: [p.shape for p in more.parameters_of(task)] for task in more.tasks}
+    assert sizes["new"] == sizes["values"] == sizes["left"]
+    with task_scope(("new", "left"), INDEX % 2):
+        mixed = model(x)
+    for i, task in enumerate(("new", "left")):
+        with task_scope(task):
+            torch.testing.assert_close(model(x[INDEX % 2 == i]), mixed[INDEX % 2 == i])
+    more.save(tmp_path / "more.safetensors")
+    torch.manual_seed(0)
+    fresh = mlp()[0].eval()
+    load_inserted(fresh, tmp_path / "more.safetensors")
+    with task_scope("new"):
+        assert torch.equal(fresh(x), model(x))
+    for task in ("new", "left"):
+        with pytest.raises(InputError, match=f"'{task}' is there already"):
+            more.add_tasks([task])
+
+
+def test_freeze_by_name() -> None:
+    model, _, inserted, _ = made("mlp", "lora")
+    inserted.freeze("*.factors.left.*", "0.factors.right.b")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 5
+    with pytest.raises(InputError, match=r"freeze '\*\.lefd\.\*'"):
+        inserted.freeze("*.lefd.*")
+    inserted.freeze()
+    assert {p for p in model.parameters() if p.requires_grad} == set(inserted.parameters())
+
+
 # Where
 
 
@@ -266,7 +306,7 @@ def test_where_takes_patterns_types_and_functions() -> None:
         (["2", "0"], ["0", "2"]),
         (nn.Linear, ["0", "2"]),
         ((nn.Linear, nn.Conv2d), ["0", "2"]),
-        (lambda name, module: isinstance(module, nn.Linear) and module.out_features == 5, ["2"]),
+        (lambda name, module: isinstance(module, nn.Linear) and module.out_features == 8, ["2"]),
     ]:
         assert list(insert(mlp()[0], LoRA(), TASKS, where).parts) == expected
 

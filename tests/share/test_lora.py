@@ -9,8 +9,7 @@ from torch import nn
 
 from polytask import task_scope
 from polytask.errors import InputError
-from polytask.share import LoRA, insert
-from polytask.share import lora as module
+from polytask.share import LoRA, _low_rank, insert
 
 TASKS = ("one", "two", "three")
 
@@ -37,7 +36,7 @@ def test_both_ways_of_a_mixed_batch_agree(shape: tuple[int, ...], monkeypatch: p
     x = torch.randn(shape)
     outputs = []
     for widest in (0, 256):
-        monkeypatch.setattr(module, "WIDEST", widest)
+        monkeypatch.setattr(_low_rank, "WIDEST", widest)
         with task_scope(TASKS, torch.tensor([0, 1, 2, 0, 1, 2])):
             outputs.append(layer(x))
     torch.testing.assert_close(*outputs)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.share._linear import factory, weight_of
 from polytask.share.insertion import Insertable, Part, insertables
 from polytask.share.task_parameters import TaskParameters
 
@@ -35,10 +36,9 @@ class IA3(Insertable):
             raise InputError(f"ia3: on {self.on!r}, expected 'output' or 'input'")
 
     def build(self, module: nn.Module, tasks: Sequence[str]) -> IA3Part:
-        assert isinstance(module, nn.Linear)
-        width = module.out_features if self.on == "output" else module.in_features
-        dtype = torch.promote_types(module.weight.dtype, torch.float32)
-        start = torch.ones(width, device=module.weight.device, dtype=dtype)
+        width = weight_of(module).shape[0 if self.on == "output" else 1]
+        device, dtype = factory(module)
+        start = torch.ones(width, device=device, dtype=dtype)
         return IA3Part(TaskParameters(dict.fromkeys(tasks, start)), self.on)
 
 
@@ -58,12 +58,16 @@ class IA3Part(Part):
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
         return self.scales.of(task)
 
+    def add_tasks(self, tasks: Sequence[str]) -> None:
+        start = torch.ones_like(next(self.scales.parameters()))
+        self.scales.add(dict.fromkeys(tasks, start))
+
     def fold(self, module: nn.Module, task: str) -> None:
-        assert isinstance(module, nn.Linear)
-        scale = self.scales[task].to(module.weight.dtype)
+        weight = weight_of(module)
+        scale = self.scales[task].to(weight.dtype)
         if self.on == "input":
-            module.weight.mul_(scale)
+            weight.mul_(scale)
             return
-        module.weight.mul_(scale[:, None])
-        if module.bias is not None:
+        weight.mul_(scale[:, None])
+        if isinstance(module.bias, Tensor):
             module.bias.mul_(scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from polytask.errors import InputError, suggest
 from polytask.files import replacing
 from polytask.register import Register
+from polytask.share._linear import linear_types
+from polytask.share.task_dependent import TaskDependent
 
 Where: TypeAlias = str | Sequence[str] | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
 """Which modules: patterns of their names as in a shell (``"*.query"``), their types, or a function of name and module."""
@@ -33,16 +35,22 @@ FORMAT = "polytask insertion 1"
 """What a file of inserted parameters says it is, with the version of its layout."""
 
 
-class Part(nn.Module, ABC):
-    """What is inserted at one module: it runs around the module's own forward, and learns the task from the task scope."""
+class Part(TaskDependent):
+    """What is inserted at one module: it runs around the module's own forward, and learns the task from the task scope.
+
+    Attributes:
+        takes_module: whether `forward` is also given the module, as the keyword ``module``.
+    """
+
+    takes_module: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The module's new output; ``run`` is its own forward, with whatever was inserted before."""
 
-    @abstractmethod
-    def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
-        """The parameters that only ``task`` uses, none for a task that the part does not know; all others are shared."""
+    def add_tasks(self, tasks: Sequence[str]) -> None:
+        """Take up further tasks, whose parameters are new; those that are there stay as they are."""
+        raise InputError(f"{type(self).__name__} cannot take up further tasks")
 
     def fold(self, module: nn.Module, task: str) -> None:
         """Write into ``module``'s own weights what the part does for ``task``, where weights can express it."""
@@ -54,15 +62,22 @@ class Insertable(ABC):
 
     Attributes:
         name: its name in the register, on the command line and in saved files.
-        types: the modules that it is inserted into unless the user says which.
     """
 
     name: ClassVar[str]
-    types: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
+
+    @property
+    def types(self) -> tuple[type[nn.Module], ...]:
+        """The modules that it fits, which it is inserted into unless the user says which: linear layers by default."""
+        return linear_types()
 
     @abstractmethod
     def build(self, module: nn.Module, tasks: Sequence[str]) -> Part:
         """The part for one module; `InputError` if it does not fit there. It changes nothing at first where it can."""
+
+    def build_each(self, modules: Mapping[str, nn.Module], tasks: Sequence[str]) -> dict[str, Part]:
+        """The parts for ``modules``, by name; for methods whose parts have something in common."""
+        return {place: self.build(module, tasks) for place, module in modules.items()}
 
     def settings(self) -> dict[str, Any]:
         """The keyword arguments that make these settings again, as JSON values."""
@@ -105,12 +120,33 @@ class Inserted:
         own = {parameter for task in self.tasks for parameter in self.parameters_of(task)}
         yield from (parameter for parameter in self.parameters() if parameter not in own)
 
-    def freeze(self) -> Self:
-        """Let only what was inserted be trained: every other parameter of the network gets ``requires_grad=False``."""
-        inserted = set(self.parameters())
+    def freeze(self, *trained: str) -> Self:
+        """Let only what was inserted be trained: every other parameter of the network gets ``requires_grad=False``.
+
+        Args:
+            trained: patterns of names as `state_dict` has them, such as ``"*.logits.*"``: then only these of what was
+                inserted.
+        """
+        inserted = {p: f"{place}.{name}" for place, part in self.parts.items() for name, p in part.named_parameters()}
+        for pattern in trained:
+            if not any(fnmatchcase(name, pattern) for name in inserted.values()):
+                raise InputError(f"freeze {pattern!r}: {suggest(pattern, inserted.values())}")
         for parameter in self.model.parameters():
-            parameter.requires_grad_(parameter in inserted)
+            name = inserted.get(parameter)
+            parameter.requires_grad_(name is not None and (not trained or any(fnmatchcase(name, p) for p in trained)))
         return self
+
+    def add_tasks(self, tasks: Sequence[str]) -> Inserted:
+        """The insertion with further tasks, whose own parameters are new; in place, as far as the network is concerned.
+
+        Raises `InputError` for a task that is there already, and for a method that cannot take up others.
+        """
+        for task in tasks:
+            if task in self.tasks or tasks.count(task) > 1:
+                raise InputError(f"task {task!r} is there already")
+        for part in self.parts.values():
+            part.add_tasks(tasks)
+        return replace(self, tasks=(*self.tasks, *tasks))
 
     def count(self) -> dict[str, int]:
         """How many parameters: of the ``base``, ``inserted``, ``shared`` between tasks, and of each ``task``."""
@@ -120,8 +156,12 @@ class Inserted:
         return found | {f"task {task}": _numel(self.parameters_of(task)) for task in self.tasks}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The inserted tensors by name: the module's name, then the part's own."""
-        return {f"{place}.{name}": t for place, part in self.parts.items() for name, t in part.state_dict().items()}
+        """The inserted tensors by name: the module's name, then the part's own. What several parts share is there once."""
+        found: dict[Tensor, str] = {}
+        for place, part in self.parts.items():
+            for name, tensor in part.state_dict(keep_vars=True).items():
+                found.setdefault(tensor, f"{place}.{name}")
+        return {name: tensor.detach() for tensor, name in found.items()}
 
     def save(self, path: Path | str) -> None:
         """Write what was inserted, and nothing of the base, as one safetensors file."""
@@ -208,14 +248,14 @@ def insert(
     for place, module in chosen.items():
         if name in getattr(module, ATTRIBUTE, {}):
             raise InputError(f"module {place!r} has an insertion {name!r} already: give this one another name")
-    parts = {}
     for place, module in chosen.items():
         if not isinstance(module, method.types):
             types = " or ".join(kind.__name__ for kind in method.types)
             raise InputError(f"module {place!r} is {type(module).__name__}, expected {types} for {method.name}")
-        parts[place] = method.build(module, tasks).train(module.training)
+    parts = method.build_each(chosen, tasks)
     for place, part in parts.items():
         module = chosen[place]
+        part.train(module.training)
         if not hasattr(module, ATTRIBUTE):
             module.__class__ = _with_parts(type(module))  # type: ignore[arg-type]
             setattr(module, ATTRIBUTE, nn.ModuleDict())
@@ -264,7 +304,7 @@ class _WithParts:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         run = super().forward  # type: ignore[misc]
         for part in getattr(self, ATTRIBUTE).values():
-            run = partial(part, run)
+            run = partial(part, run, module=self) if part.takes_module else partial(part, run)
         return run(*args, **kwargs)
 
 

@@ -12,14 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polytask.errors import InputError
-from polytask.scope import task_index
-from polytask.share._select import one_hot, single_task
+from polytask.share._linear import add_to_weight, factory, weight_of
+from polytask.share._low_rank import check_dropout, low_rank, low_rank_of_each
+from polytask.share._select import single_task
 from polytask.share._sharing import TaskModules
 from polytask.share.insertion import Insertable, Part, insertables
-
-WIDEST = 256
-"""Ranks of all tasks together up to which a mixed batch is multiplied with all factors, and what is not an example's own set
-to 0: one large product is faster than many small ones."""
 
 
 @insertables.add("lora")
@@ -47,19 +44,15 @@ class LoRA(Insertable):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise InputError(f"lora: rank {self.rank}, expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"lora: dropout {self.dropout}, expected from 0 to below 1")
+        check_dropout(self.name, self.dropout)
 
     @property
     def scaling(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def build(self, module: nn.Module, tasks: Sequence[str]) -> LoRAPart:
-        assert isinstance(module, nn.Linear)
-        weight = module.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        size = (module.in_features, module.out_features, self.rank)
-        factors = {task: Factors(*size, weight.device, dtype) for task in tasks}
+        outputs, inputs = weight_of(module).shape
+        factors = {task: Factors(inputs, outputs, self.rank, *factory(module)) for task in tasks}
         return LoRAPart(factors, self.scaling, self.dropout)
 
 
@@ -86,19 +79,10 @@ class LoRAPart(Part):
         own: Tensor = run(x)
         x = F.dropout(x, self.dropout, self.training and self.dropout > 0)
         if (task := single_task(self.tasks)) is not None:
-            factors = self.of(task)
-            return own + self.scaling * F.linear(F.linear(x, factors.a.to(x.dtype)), factors.b.to(x.dtype))
+            return own + self.scaling * low_rank(x, self.of(task).a, self.of(task).b.mT)
         every = [self.of(task) for task in self.tasks]
-        rank = len(every[0].a)
-        if rank * len(every) <= WIDEST:
-            a, b = torch.cat([f.a for f in every]).to(x.dtype), torch.cat([f.b for f in every], 1).to(x.dtype)
-            mine = one_hot(x, self.tasks).repeat_interleave(rank, 1)
-            hidden = F.linear(x, a) * mine.view(len(x), *[1] * (x.dim() - 2), -1)
-            return own + self.scaling * F.linear(hidden, b)
-        index = task_index(x, self.tasks)
-        a, b = (torch.stack([getattr(f, part) for f in every])[index].to(x.dtype) for part in "ab")
-        rows = x.reshape(len(x), -1, x.shape[-1])
-        return own + self.scaling * (rows @ a.mT @ b.mT).view_as(own)
+        a, b = torch.stack([factors.a for factors in every]), torch.stack([factors.b.mT for factors in every])
+        return own + self.scaling * low_rank_of_each(x, a, b, self.tasks)
 
     def of(self, task: str) -> Factors:
         """The factors of one task."""
@@ -107,8 +91,11 @@ class LoRAPart(Part):
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
         return self.factors.parameters_of(task)
 
+    def add_tasks(self, tasks: Sequence[str]) -> None:
+        a, b = self.of(self.tasks[0]).a, self.of(self.tasks[0]).b
+        for task in tasks:
+            self.factors[task] = Factors(a.shape[1], len(b), len(a), a.device, a.dtype)
+        self.tasks = (*self.tasks, *tasks)
+
     def fold(self, module: nn.Module, task: str) -> None:
-        factors, weight = self.of(task), module.weight
-        assert isinstance(weight, Tensor)
-        delta = self.scaling * (factors.b @ factors.a)
-        weight.copy_((weight.to(delta.dtype) + delta).to(weight.dtype))
+        add_to_weight(module, self.scaling * (self.of(task).b @ self.of(task).a))

@@ -23,9 +23,14 @@ class TaskParameters(nn.Module):
 
     def __init__(self, start: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.tasks = tuple(start)
+        self.tasks: tuple[str, ...] = ()
+        self.add(start)
+
+    def add(self, start: Mapping[str, Tensor]) -> None:
+        """Add parameters of further tasks, which begin with ``start``; copied."""
+        self.tasks = (*self.tasks, *start)
         for task, value in start.items():
-            self.register_parameter(attribute(task), nn.Parameter(value.clone()))
+            self.register_parameter(attribute(task), nn.Parameter(value.detach().clone()))
 
     def forward(self, x: Tensor) -> Tensor:
         if (task := single_task(self.tasks)) is not None:
