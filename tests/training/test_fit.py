@@ -86,6 +86,33 @@ def test_constant_schedule_own_optimizer_and_own_schedule() -> None:
     assert same(stepped, theirs)
 
 
+def test_rates_by_the_parameters_names() -> None:
+    data, ours, theirs = examples(missing=False), model(), model()
+    rates = {"heads.*": 0.1, "*.bias": 0.0, "*": 0.01}
+    fit(
+        ours,
+        data,
+        steps=1,
+        batch_size=32,
+        schedule="constant",
+        lr=rates,
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=9.0),
+    )
+    torch.stack(list(theirs.losses(next(iter(Batches(data, 32).epoch(0)))).values())).sum().backward()
+    moved = dict(ours.named_parameters())
+    for name, parameter in theirs.named_parameters():
+        rate = 0.1 if name.startswith("heads.") else 0.0 if name.endswith(".bias") else 0.01
+        assert parameter.grad is not None
+        torch.testing.assert_close(moved[name], parameter - rate * parameter.grad)
+    adamw = model()
+    fit(adamw, data, steps=1, batch_size=32, lr={"heads.*": 1e-3, "*": 0.0})
+    still = dict(model().named_parameters())
+    changed = {name for name, parameter in adamw.named_parameters() if not torch.equal(parameter, still[name])}
+    assert changed == {name for name in still if name.startswith("heads.")}
+    with pytest.raises(InputError, match=r"lr: no pattern of \['heads\.\*'\] fits the parameter 'encoder"):
+        fit(model(), data, steps=1, batch_size=32, lr={"heads.*": 0.1})
+
+
 def test_fixed_weights_scale_the_losses() -> None:
     data, ours, theirs = examples(missing=False), model(), model()
     weights = {"colour": 2.0, "weight": 0.25}

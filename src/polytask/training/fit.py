@@ -36,7 +36,7 @@ def fit(
     batch_size: int = 64,
     balance: str | torch.nn.Module = "equal",
     optimizer: OptimizerFactory | None = None,
-    lr: float = 1e-3,
+    lr: float | Mapping[str, float] = 1e-3,
     weight_decay: float = 0.0,
     schedule: str | ScheduleFactory = "cosine",
     accumulate: int = 1,
@@ -66,7 +66,8 @@ def fit(
         batch_size: examples in a step, over all processes and accumulated batches (for `Examples`; a loader has its own).
         balance: a balancer, or its name; or an aggregator of torchjd.
         optimizer: called with parameter groups; AdamW with ``lr`` and ``weight_decay`` by default.
-        lr, weight_decay: of the default optimizer.
+        lr, weight_decay: of the default optimizer. Rates that differ are given by patterns of parameters' names, the first
+            that fits counts: ``{"*.logits.*": 0.1, "*": 1e-3}``; any optimizer is given them in its groups.
         schedule: ``"cosine"`` (to 0 at the last step), ``"constant"``, or a function of optimizer and steps.
         accumulate: batches whose gradients make one step.
         clip: the largest norm of the gradient; ``None`` does not clip.
@@ -98,7 +99,8 @@ def fit(
     for name, value in (positive | {"evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every}).items():
         if value is not None and value <= 0:
             raise InputError(f"{name} is {value}, expected more than 0")
-    if accumulate < 1 or (clip is not None and clip <= 0) or lr < 0:
+    rates = dict(lr) if isinstance(lr, Mapping) else {"*": lr}
+    if accumulate < 1 or (clip is not None and clip <= 0) or not rates or min(rates.values()) < 0:
         raise InputError(f"accumulate {accumulate}, clip {clip}, lr {lr}: expected >= 1, > 0 and >= 0")
     if tensorboard and out is None:
         raise InputError("tensorboard files need a folder: pass out=")
@@ -114,7 +116,7 @@ def fit(
         "steps": total,
         "batch_size": batch_size,
         "balance": balance if isinstance(balance, str) else type(balance).__name__,
-        "lr": lr,
+        "lr": dict(lr) if isinstance(lr, Mapping) else lr,
         "weight_decay": weight_decay,
         "schedule": schedule if isinstance(schedule, str) else "custom",
         "accumulate": accumulate,
@@ -133,7 +135,8 @@ def fit(
         clip=clip,
         judge=Judge(model, validation, monitor, baseline),
         conflicts=conflicts,
-        optimizer=optimizer or partial(torch.optim.AdamW, lr=lr, weight_decay=weight_decay),
+        optimizer=optimizer or partial(torch.optim.AdamW, lr=next(reversed(rates.values())), weight_decay=weight_decay),
+        rates=rates if isinstance(lr, Mapping) else {},
         schedule=schedule,
         folder=Path(out) if out is not None else None,
         settings=settings,

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -69,6 +70,7 @@ class Run:
     judge: Judge
     conflicts: bool
     optimizer: Any
+    rates: Mapping[str, float]
     schedule: Any
     folder: Path | None
     settings: dict[str, Any]
@@ -79,7 +81,7 @@ class Run:
         self.module = fabric.setup_module(self.model)
         self.balancer.to(fabric.device)
         learned = list(self.balancer.parameters())
-        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters())}]
+        groups = _groups(self.model, self.rates)
         groups += [{"params": learned, "weight_decay": 0.0}] if learned else []
         optimizer = self.optimizer(groups)
         self.optimizer = fabric.setup_optimizers(optimizer)
@@ -483,6 +485,19 @@ def _check_metrics(wanted: Mapping[str, str], judge: Judge) -> None:
         if metric not in known:
             what = suggest(metric, known) if known else "the validation data has no label for it"
             raise InputError(f"the curriculum goes by the validation {metric!r} of task {name!r}: {what}")
+
+
+def _groups(model: torch.nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups: one for each pattern of names, or a single one where no rates are given."""
+    if not rates:
+        return [{"params": list(model.parameters())}]
+    groups: dict[str, list[torch.nn.Parameter]] = {pattern: [] for pattern in rates}
+    for name, parameter in model.named_parameters():
+        fitting = next((pattern for pattern in rates if fnmatchcase(name, pattern)), None)
+        if fitting is None:
+            raise InputError(f"lr: no pattern of {list(rates)} fits the parameter {name!r}: add one for the others, '*'")
+        groups[fitting].append(parameter)
+    return [{"params": found, "lr": rates[pattern]} for pattern, found in groups.items() if found]
 
 
 def _scheduler(schedule: str | ScheduleFactory, optimizer: Optimizer, total: int) -> LRScheduler:
