@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "polytask"
 # own line: so no verb imports another verb.
 ORDER = [
     "errors",
-    "files nn register scope statistics",
+    "files nn peft_format register scope statistics",
     "claim task",
     "data paper",
     "share balance merge shrink route scale measure",  # floor 1: the verbs

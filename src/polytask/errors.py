@@ -43,3 +43,9 @@ def optional(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise MissingExtra(f"this needs the package {module.split('.')[0]!r}: pip install 'polytask[{extra}]'") from error
+
+
+def quoted(value: object) -> str:
+    """A value from a file as an error prints it: on one line, and cut where it is very long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from polytask.errors import InputError
+from polytask.errors import InputError, quoted
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,6 @@ class Checkpoint:
         if name not in self._sources:
             raise InputError(f"{self.path}: no tensor {quoted(name)}, {nearest(name, self.entries)}")
         return self._sources[name]
-
-
-def quoted(value: object) -> str:
-    """A value from a file as an error prints it: on one line, and cut where it is very long."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

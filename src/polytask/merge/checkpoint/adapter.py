@@ -2,59 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pydantic
 import torch
 from torch import Tensor
 
-from polytask.errors import InputError
-from polytask.merge.checkpoint._checkpoint import Checkpoint, Entry, Source, nearest, quoted
+from polytask.errors import InputError, quoted
+from polytask.merge.checkpoint._checkpoint import Checkpoint, Entry, Source, nearest
 from polytask.merge.checkpoint.header import LIMIT, open_regular, parse
 from polytask.merge.checkpoint.opening import ADAPTERS, open_checkpoint
-
-T = TypeVar("T", int, float)
+from polytask.peft_format import CONFIG, LoRASettings, lora_settings, split_name
 
 BLOCK = 2**18
 """Elements of the product of two factors that are computed at a time, in whole rows."""
-
-REFUSED = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "velora_config",
-)
-"""Settings that make of an adapter something else than the base plus ``scaling * B @ A``."""
-
-
-class _Settings(pydantic.BaseModel):
-    """What is needed of ``adapter_config.json``."""
-
-    model_config = pydantic.ConfigDict(extra="allow")
-
-    peft_type: str
-    r: pydantic.PositiveInt
-    lora_alpha: pydantic.FiniteFloat = 8
-    use_rslora: bool = False
-    fan_in_fan_out: bool = False
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, pydantic.FiniteFloat] = {}
-    init_lora_weights: Any = True
-
-    def scaling(self, module: str, rank: int) -> float:
-        alpha = _by_pattern(self.alpha_pattern, module, self.lora_alpha)
-        return alpha / (rank**0.5 if self.use_rslora else rank)
 
 
 @dataclass(frozen=True)
@@ -170,7 +133,7 @@ class Factors:
     path: Path
     file: Path
     config: dict[str, Any]
-    settings: _Settings
+    settings: LoRASettings
     tensors: Checkpoint
     modules: dict[str, dict[str, str]]
     saved: dict[str, str]
@@ -187,7 +150,7 @@ class Factors:
     def read(self, module: str) -> tuple[Tensor, Tensor, float]:
         """A module's factors ``A (r, ...)`` and ``B (out, r, ...)``, and its scaling."""
         a, b = (_factor(self.tensors, self.modules[module][part]) for part in self.pair(module))
-        rank = _by_pattern(self.settings.rank_pattern, module, self.settings.r)
+        rank = self.settings.rank(module)
         if a.dim() < 2 or a.shape[0] != rank or rank < 1:
             where = f"{self.file}: module {quoted(module)}"
             raise InputError(f"{where}: A is {tuple(a.shape)}, expected rank {rank} as adapter_config.json says")
@@ -197,7 +160,7 @@ class Factors:
 def read_factors(path: Path | str) -> Factors:
     """Read a LoRA adapter's folder; `InputError` for what `open_adapter` refuses, whatever the base."""
     path = Path(path)
-    config, settings = _read_settings(path / "adapter_config.json")
+    config, settings = _read_settings(path / CONFIG)
     file = next((path / name for name in ADAPTERS if (path / name).is_file()), None)
     if file is None:
         raise InputError(f"{path}: no factors, expected {' or '.join(ADAPTERS)}")
@@ -205,7 +168,7 @@ def read_factors(path: Path | str) -> Factors:
     modules: dict[str, dict[str, str]] = {}
     saved: dict[str, str] = {}
     for full in adapter.entries:
-        name, part = _split(file, full)
+        name, part = split_name(str(file), full)
         kept, key = (saved, name) if part is None else (modules.setdefault(name, {}), part)
         if key in kept:
             raise InputError(f"{file}: tensors {quoted(kept[key])} and {quoted(full)} stand for the same")
@@ -215,50 +178,11 @@ def read_factors(path: Path | str) -> Factors:
     return Factors(path, file, config, settings, adapter, modules, saved)
 
 
-def _read_settings(path: Path) -> tuple[dict[str, Any], _Settings]:
+def _read_settings(path: Path) -> tuple[dict[str, Any], LoRASettings]:
     """``adapter_config.json``, as it is and as what is needed of it."""
     with open_regular(path) as file:
         content = parse(file.read(LIMIT), str(path))
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a {type(content).__name__}, expected a JSON object")
-    # PEFT writes null for what was left out.
-    try:
-        settings = _Settings.model_validate({key: value for key, value in content.items() if value is not None})
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: {place} {quoted(first['input'])}: {first['msg']}") from error
-    if settings.peft_type != "LORA":
-        raise InputError(f"{path}: peft_type {quoted(settings.peft_type)}, expected 'LORA'")
-    for key in REFUSED:
-        if content.get(key):
-            raise InputError(f"{path}: {key} {quoted(content[key])}, expected plain LoRA, whose deltas are scaling * B @ A")
-    for pattern in (*settings.rank_pattern, *settings.alpha_pattern):
-        try:
-            re.compile(rf"(.*\.)?({pattern})$")
-        except re.error as error:
-            raise InputError(f"{path}: pattern {quoted(pattern)}: {error}, expected a regular expression") from error
-    start = settings.init_lora_weights
-    if isinstance(start, str) and start.lower() not in ("gaussian", "orthogonal", "eva"):
-        raise InputError(
-            f"{path}: init_lora_weights {quoted(start)} changes the base as training starts, expected an adapter to the "
-            "unchanged base (peft: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
-        )
-    return content, settings
-
-
-def _split(file: Path, full: str) -> tuple[str, str | None]:
-    """A tensor of an adapter: the module's name and which factor (``A``, ``B``, ``embedding_A``, ..., ``bias``), or the
-    name of a tensor saved whole and ``None``."""
-    name = full.removeprefix("base_model.model.")
-    if name == full:
-        raise InputError(f"{file}: tensor {quoted(full)}, expected names that start with 'base_model.model.'")
-    factor = re.fullmatch(r"(.+)\.lora_(?:([AB])\.weight|(embedding_[AB])|B\.(bias))", name)
-    if factor:
-        return factor[1], factor[2] or factor[3] or factor[4]
-    if ".lora_" in name:
-        raise InputError(f"{file}: tensor {quoted(full)}, expected the factors of plain LoRA")
-    return re.sub(r"\.(modules_to_save|base_layer)(?=\.)", "", name), None
+    return content, lora_settings(content, str(path))
 
 
 def _renaming(file: Path, modules: Iterable[str], base: Checkpoint) -> Callable[[str], str]:
@@ -313,11 +237,3 @@ def _factor(adapter: Checkpoint, name: str) -> Tensor:
     if not entry.is_float or not entry.numel:
         raise InputError(f"{adapter.path}: tensor {quoted(name)}: {entry.dtype} {entry.shape}, expected numbers")
     return adapter.read(name).view(entry.shape)
-
-
-def _by_pattern(patterns: Mapping[str, T], module: str, default: T) -> T:
-    """The value whose pattern, a regular expression, matches the end of the module's name; the first, as in PEFT."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default

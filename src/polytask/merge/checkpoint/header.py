@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from polytask.errors import InputError
-from polytask.merge.checkpoint._checkpoint import Entry, quoted
+from polytask.errors import InputError, quoted
+from polytask.merge.checkpoint._checkpoint import Entry
 
 LIMIT = 100_000_000
 """Bytes of a header or an index, at most: what the safetensors library allows, too."""

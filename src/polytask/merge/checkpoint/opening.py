@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from polytask.errors import InputError
-from polytask.merge.checkpoint._checkpoint import Checkpoint, File, quoted
+from polytask.errors import InputError, quoted
+from polytask.merge.checkpoint._checkpoint import Checkpoint, File
 from polytask.merge.checkpoint.header import LIMIT, open_regular, parse
 from polytask.merge.checkpoint.mapped import Maps, SafetensorsFile
 from polytask.merge.checkpoint.pickled import TorchFile

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polytask.errors import InputError
-from polytask.merge.checkpoint._checkpoint import Entry, quoted
+from polytask.errors import InputError, quoted
+from polytask.merge.checkpoint._checkpoint import Entry
 from polytask.merge.checkpoint.header import LIMIT, open_regular
 
 NESTED = ("state_dict", "model")

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polytask.errors import InputError
+from polytask.errors import InputError, quoted
 from polytask.merge.checkpoint import Checkpoint, Entry, is_adapter
-from polytask.merge.checkpoint._checkpoint import quoted
 from polytask.merge.vocabulary.rows import Layout, common
 from polytask.merge.vocabulary.tokenizer import (
     TOKENS,

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polytask.errors import InputError
-from polytask.merge.checkpoint._checkpoint import quoted
+from polytask.errors import InputError, quoted
 from polytask.merge.checkpoint.header import LIMIT, open_regular, parse
 
 READABLE = ("tokenizer.json", "vocab.json", "vocab.txt")
