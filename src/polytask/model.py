@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from polytask.data.examples import Batch, Inputs
 from polytask.errors import InputError, suggest
 from polytask.scope import current, task_scope
-from polytask.share import Hard, Sharing, TaskModules, parts_of
+from polytask.share import Hard, Insertable, Inserted, Sharing, TaskModules, insert, penalties, task_dependent
 from polytask.task import Task, check_unique
 
 
@@ -43,7 +43,9 @@ class Model(nn.Module):
             ``members`` above 1 its features are ``(N, members, width)``, an ensemble: the loss is the mean over members,
             a prediction the mean of theirs.
         tasks: what to predict.
-        sharing: the way of sharing; hard sharing by default.
+        sharing: the way of sharing; hard sharing by default. One that is inserted (`polytask.share.insertables`) is put into
+            the encoder, or into the module that is the encoder's attribute ``pretrained``, whose own parameters are then
+            frozen; `inserted` says what it is.
         width: the encoder's width, when the encoder has no attribute ``width``.
 
     >>> import polytask as pt
@@ -57,7 +59,11 @@ class Model(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, tasks: Sequence[Task], sharing: Sharing | None = None, width: int | None = None
+        self,
+        encoder: nn.Module,
+        tasks: Sequence[Task],
+        sharing: Sharing | Insertable | None = None,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         check_unique(tasks)
@@ -65,22 +71,27 @@ class Model(nn.Module):
         if not isinstance(width, int):
             raise InputError("the encoder has no attribute 'width': pass width=, the number of features that it gives")
         self.tasks = {task.name: task for task in tasks}
-        self.sharing = sharing or Hard()
+        self.sharing: Sharing | Insertable = sharing or Hard()
         self.width = width
         self.members = int(getattr(encoder, "members", 1))
         self.encoder = encoder
-        self.pathway = self.sharing.build(width, tuple(self.tasks))
+        self.inserted: Inserted | None = None
+        if isinstance(self.sharing, Insertable):
+            self.inserted = _inserted(encoder, self.sharing, tuple(self.tasks))
+        between = self.sharing if isinstance(self.sharing, Sharing) else Hard()
+        self.pathway = between.build(width, tuple(self.tasks))
         self.heads = TaskModules({task.name: task.head(width) for task in tasks})
 
     def forward(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Outputs of the heads of ``tasks`` (all by default); only what these tasks need is computed.
 
-        For an ensemble encoder the outputs of its members stand in consecutive rows, ``(N * members, ...)``. An encoder into
-        which something was inserted (`polytask.share.insert`) has features of its own for each task, and so a pass; within a
-        task scope, such as that of a mixed batch, it makes one pass, and the scope says whose features these are.
+        For an ensemble encoder the outputs of its members stand in consecutive rows, ``(N * members, ...)``. An encoder that
+        depends on the task, as one into which something was inserted (`polytask.share.insert`) or whose weights a
+        hypernetwork makes, has features of its own for each task, and so a pass; within a task scope, such as that of a
+        mixed batch, it makes one pass, and the scope says whose features these are.
         """
         names = tuple(self.tasks) if tasks is None else self._known(tasks)
-        if current() is not None or next(parts_of(self.encoder), None) is None:
+        if current() is not None or next(task_dependent(self.encoder), None) is None:
             return self._outputs(inputs, names)
         outputs: dict[str, Tensor] = {}
         for name in names:
@@ -94,6 +105,8 @@ class Model(nn.Module):
         Args:
             batch: ``(inputs, {task: target})`` where tasks share their inputs; or ``{task: (inputs, target)}`` where each
                 task has inputs of its own, and then each task's pass runs in its own task scope.
+
+        What modules add to the loss (`polytask.share.Penalty`) is divided evenly between the tasks of the pass.
         """
         if isinstance(batch, Mapping):
             losses: dict[str, Tensor] = {}
@@ -127,14 +140,14 @@ class Model(nn.Module):
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that several tasks use: the encoder's, and the shared part of the pathway."""
-        own = {p for part in parts_of(self.encoder) for task in self.tasks for p in part.parameters_of(task)}
+        own = {p for part in task_dependent(self.encoder) for task in self.tasks for p in part.parameters_of(task)}
         yield from (p for p in self.encoder.parameters() if p not in own)
         yield from self.pathway.shared_parameters()
 
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
         """The parameters that only ``task`` uses: what is inserted for it, its part of the pathway, and its head."""
         (name,) = self._known([task])
-        for part in parts_of(self.encoder):
+        for part in task_dependent(self.encoder):
             yield from part.parameters_of(name)
         yield from self.pathway.parameters_of(name)
         yield from self.heads[name].parameters()
@@ -143,20 +156,30 @@ class Model(nn.Module):
         features = self.encoder(inputs)
         if self.members > 1:
             features = features.flatten(0, 1)
-        routed = self.pathway(features, names)
-        return {name: self.heads[name](routed[name]) for name in names}
+        dense = features.ndim == 4
+        routed = self.pathway(features.movedim(1, -1) if dense else features, names)
+        return {name: self.heads[name](routed[name].movedim(-1, 1) if dense else routed[name]) for name in names}
 
     def _losses(self, inputs: Inputs, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with penalties(self) as found:
+            outputs = self(inputs, tuple(targets))
         losses = {}
-        for name, output in self(inputs, tuple(targets)).items():
+        for name, output in outputs.items():
             target = targets[name]
             if self.members > 1:
                 target = target.repeat_interleave(self.members, 0)
             losses[name] = self.tasks[name].loss(output, target)
-        return losses
+        return {name: loss + sum(found) / len(losses) for name, loss in losses.items()} if found else losses
 
     def _known(self, names: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
         for name in names:
             if name not in self.tasks:
                 raise InputError(f"unknown task {name!r}: {suggest(name, self.tasks)}")
         return tuple(names)
+
+
+def _inserted(encoder: nn.Module, method: Insertable, tasks: tuple[str, ...]) -> Inserted:
+    pretrained = getattr(encoder, "pretrained", encoder)
+    if not isinstance(pretrained, nn.Module):
+        raise InputError(f"{method.name} adapts what was trained before, and this {type(encoder).__name__} has no such part")
+    return insert(pretrained, method, tasks).freeze()

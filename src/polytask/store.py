@@ -20,11 +20,11 @@ from polytask import __version__
 from polytask.data.examples import DataSet, Inputs
 from polytask.errors import InputError
 from polytask.files import read_json, replacing_folder, sha256, write_json
+from polytask.method import way_of_sharing
 from polytask.model import Model
 from polytask.nn.conv import ConvEncoder
 from polytask.nn.tabular import TabularEncoder
 from polytask.register import Register
-from polytask.share import sharings
 from polytask.task import Task
 from polytask.training.history import finite
 
@@ -141,7 +141,7 @@ def load(path: Path | str, encoder: nn.Module | None = None) -> Saved:
         sharing = dict(about["sharing"])
         with torch.random.fork_rng(devices=[]):  # new weights are drawn only to be replaced
             encoder = encoder if encoder is not None else _build_encoder(path, about["encoder"])
-            model = Model(encoder, tasks, sharings[sharing.pop("name")](**sharing), about["width"])
+            model = Model(encoder, tasks, way_of_sharing(sharing.pop("name"))(**sharing), about["width"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / ABOUT}: does not describe a model ({error!r})") from error
     for name, value in model.state_dict(keep_vars=True).items():

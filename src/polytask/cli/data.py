@@ -70,13 +70,23 @@ class DataOptions:
         str | None, typer.Option("--separator", metavar="CHAR", help="Between a text file's fields.", show_default=False)
     ] = None
 
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--text-encoder",
+            metavar="NAME",
+            help="A pretrained transformer to read columns of text by: minilm, or a folder; else words are counted.",
+            show_default=False,
+        ),
+    ] = None
+
     def load(self) -> DataSet:
         """The data set that the options name; what a table's columns were taken for is printed on standard error."""
         from polytask.data import multi_images, multidigits
         from polytask.data.table import load_table
 
         if self.data == "multidigits" or Path(self.data).is_dir():
-            for option in ("target", "drop", "kind", "where", "split_column", "separator"):
+            for option in ("target", "drop", "kind", "where", "split_column", "separator", "text_encoder"):
                 if getattr(self, option):
                     raise InputError(f"{self.data}: --{option.replace('_', '-')} is for tables; choose tasks by --task")
             chosen: dict[str, Any] = {"tasks": self.task} if self.task else {}
@@ -95,6 +105,7 @@ class DataOptions:
             split=self.split,
             split_column=self.split_column,
             separator=self.separator,
+            text_encoder=self.text_encoder,
         )
 
 

@@ -153,9 +153,10 @@ def _plan(
         raise InputError(f"learning rates {list(chosen)}, expected at least one, each > 0")
     if steps is not None and steps < 1:
         raise InputError(f"steps is {steps}, expected at least 1")
+    pretrained = getattr(data.encoder(), "pretrained", None) is not None
     return Plan(
         data=data,
-        methods=tuple(dict.fromkeys([Method(), *parse_methods(methods)])),
+        methods=tuple(dict.fromkeys([Method(), *parse_methods(methods, pretrained)])),
         seeds=tuple(range(seeds)),
         steps=steps or max(1, round(epochs * (len(data.train) // batch_size))),
         learning_rates=chosen,

@@ -18,8 +18,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from polytask.balance import Balancer, Fixed, balancers
 from polytask.data.examples import DataSet, Examples
 from polytask.data.stream import Batches
+from polytask.method import way_of_sharing
 from polytask.model import Model
-from polytask.share import sharings
 from polytask.training import evaluate, fit
 from polytask.training.history import finite
 
@@ -64,7 +64,7 @@ class Trial:
     def model(self, data: DataSet) -> Model:
         """A new model, its weights drawn by the trial's seed."""
         torch.manual_seed(self.seed)
-        return Model(data.encoder(), [data.task(name) for name in self.tasks], sharings[self.sharing]())
+        return Model(data.encoder(), [data.task(name) for name in self.tasks], way_of_sharing(self.sharing)())
 
 
 def run_trial(trial: Trial, data: DataSet) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ class ConvEncoder(nn.Module):
         width: the number of features.
         size: the height and width of the (square) images.
     """
+
+    pretrained: ClassVar[None] = None
+    """Nothing was trained before: ways of sharing that adapt a trained network have no place here."""
 
     def __init__(self, channels: Sequence[int] = (1, 16, 32), width: int = 64, size: int = 28) -> None:
         super().__init__()

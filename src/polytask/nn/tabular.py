@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.nn.sentence import SentenceEncoder
 
 
 class TabularEncoder(nn.Module):
@@ -17,10 +19,10 @@ class TabularEncoder(nn.Module):
 
     Every field becomes ``embedding`` numbers: a numeric one by a piecewise-linear function of its value (Gorishniy et al.,
     *On embeddings for numerical features in tabular deep learning*, NeurIPS 2022), a categorical one by a table, a text by
-    the mean of its words' embeddings. What is joined of them goes through a BatchEnsemble MLP: ``members`` networks that
-    share their weight matrices and differ by vectors that scale each layer's inputs and outputs (Gorishniy et al., *TabM:
-    advancing tabular deep learning with parameter-efficient ensembling*, ICLR 2025). `polytask.Model` trains every member
-    on every example and averages their predictions.
+    the mean of its words' embeddings, or by a pretrained transformer. What is joined of them goes through a BatchEnsemble
+    MLP: ``members`` networks that share their weight matrices and differ by vectors that scale each layer's inputs and
+    outputs (Gorishniy et al., *TabM: advancing tabular deep learning with parameter-efficient ensembling*, ICLR 2025).
+    `polytask.Model` trains every member on every example and averages their predictions.
 
     Deviations from TabM: numeric fields arrive as ranks in [-1, 1] (see `polytask.data.table.Schema`), so the bins are of
     equal width; categories are embedded, not one-hot; the members of one example share a dropout mask; members share each
@@ -30,6 +32,8 @@ class TabularEncoder(nn.Module):
         numeric, missing: the number of columns of the inputs ``"numeric"`` and ``"missing"``.
         categories: the number of codes of each column of the input ``"categorical"``.
         texts, words: the number of text fields and of codes of their words, in the input ``"text"``.
+        sentences: the configuration of the transformer that reads the texts (`polytask.nn.sentence`), if one does.
+        pretrained: the folder of its weights; random without it, as for a model whose weights are read later.
         bins: pieces of each numeric field's embedding (32).
         embedding, text_embedding: numbers that a field (8), or a text (64), becomes.
         width, depth: of the MLP, 256 units in each of 2 layers.
@@ -47,7 +51,9 @@ class TabularEncoder(nn.Module):
         categories: Sequence[int] = (),
         texts: int = 0,
         words: int = 1,
+        sentences: Mapping[str, Any] | None = None,
         *,
+        pretrained: Path | None = None,
         bins: int = 32,
         embedding: int = 8,
         text_embedding: int = 64,
@@ -63,15 +69,21 @@ class TabularEncoder(nn.Module):
             "categories": list(categories),
             "texts": texts,
             "words": words,
+            "sentences": dict(sentences) if sentences else None,
         }
         self.shape = {"bins": bins, "embedding": embedding, "text_embedding": text_embedding, "depth": depth}
         self.width, self.members, self.dropout = width, members, dropout
+        self.text: nn.Module | None = None
+        if texts and sentences:
+            self.text = SentenceEncoder.pretrained(pretrained) if pretrained else SentenceEncoder(sentences)
+            text_embedding = self.text.width
+        elif texts:
+            self.text = nn.EmbeddingBag(words, text_embedding, mode="mean", padding_idx=0)
         joined = embedding * (numeric + len(categories)) + missing + text_embedding * texts
         if joined == 0:
             raise InputError("the table has no feature to learn from, expected at least one column beside the targets")
         self.numeric = PiecewiseLinear(numeric, bins, embedding)
         self.categorical = Categories(categories, embedding)
-        self.text = nn.EmbeddingBag(words, text_embedding, mode="mean", padding_idx=0) if texts else None
         sizes = [joined] + [width] * depth
         self.layers = nn.ModuleList(
             BatchEnsemble(before, width, members, random_signs=i == 0) for i, before in enumerate(sizes[:-1])
@@ -96,6 +108,11 @@ class TabularEncoder(nn.Module):
             features = F.dropout1d(F.relu(layer(features)).transpose(1, 2), self.dropout, self.training).transpose(1, 2)
         features = features * self.scale
         return features if self.members > 1 else features.squeeze(1)
+
+    @property
+    def pretrained(self) -> nn.Module | None:
+        """The part that was trained before, which ways of sharing that are inserted adapt: the texts' transformer."""
+        return self.text if isinstance(self.text, SentenceEncoder) else None
 
     def settings(self) -> dict[str, Any]:
         """The keyword arguments that build this encoder again, as JSON values."""

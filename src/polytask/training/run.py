@@ -92,7 +92,7 @@ class Run:
         self.update = optimizer.step if self.plain else self.optimizer.step
         self.owned = [p for group in optimizer.param_groups for p in group["params"]]
         self.backward = torch.Tensor.backward if self.plain else fabric.backward
-        self.shared = list(self.model.shared_parameters())
+        self.shared = [parameter for parameter in self.model.shared_parameters() if parameter.requires_grad]
         self.learned = learned
         self.names = tuple(getattr(self.model, "tasks", ()))
         if fabric.world_size > 1 and hasattr(self.model, "label_counts") and not self.names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,9 @@ WORDS = 16384
 
 TEXT_LENGTH = 64
 """Words of a text that are read, at most."""
+
+TOKENS = 128
+"""Tokens of a text that a pretrained encoder reads, at most."""
 
 Floats = NDArray[np.float64]
 
@@ -119,6 +123,34 @@ class Text:
         flat = words.filter(words.list.len() > 0).explode()
         codes[filled] = _by_distinct(flat, lambda word: 1 + _hash(f"{self.column} {word}") % (WORDS - 1))
         return codes
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A column of texts as 1 + the ids of its tokens, which a pretrained encoder reads; 0 fills up to ``length``."""
+
+    column: str
+    length: int
+
+    @classmethod
+    def fit(cls, column: str, values: pl.Series, tokenizer: Any) -> Tokens:
+        """As long as 95 % of the texts, `TOKENS` at most; ``values`` are strings that are not missing."""
+        lengths = [len(codes) for codes in _tokenized(tokenizer, values, TOKENS)]
+        return cls(column, max(1, int(np.quantile(lengths, 0.95))))
+
+    def encode(self, values: pl.Series, tokenizer: Any) -> NDArray[np.int32]:
+        """Codes ``(N, length)`` of ``values``, strings."""
+        codes = np.zeros((len(values), self.length), np.int32)
+        known = values.is_not_null().to_numpy()
+        for row, ids in zip(np.flatnonzero(known), _tokenized(tokenizer, values.drop_nulls(), self.length), strict=True):
+            codes[row, : len(ids)] = np.asarray(ids) + 1
+        return codes
+
+
+def _tokenized(tokenizer: Any, values: pl.Series, length: int) -> list[list[int]]:
+    """The ids of each text's tokens, with those that begin and end a text, ``length`` at most."""
+    tokenizer.enable_truncation(max(length, 1 + tokenizer.num_special_tokens_to_add(is_pair=False)))
+    return [encoding.ids[:length] for encoding in tokenizer.encode_batch_fast(values.to_list())]
 
 
 def _words(values: pl.Series) -> pl.Series:

@@ -17,10 +17,12 @@ from polytask.data.examples import DataSet, Examples
 from polytask.data.table.leaks import find_leaks
 from polytask.data.table.read import read_table
 from polytask.data.table.schema import Schema
+from polytask.data.table.sentences import Sentences
 from polytask.data.table.split import SHARES, split_rows
 from polytask.data.table.targets import describe, labels, target_task
 from polytask.errors import InputError, suggest
 from polytask.files import sha256
+from polytask.nn.sentence import text_encoder_folder
 from polytask.nn.tabular import TabularEncoder
 from polytask.task import Binary, Classification, Ordinal, Task
 
@@ -40,6 +42,7 @@ def load_table(
     seed: int = 0,
     row_limit: int | None = None,
     separator: str | None = None,
+    text_encoder: Path | str | None = None,
 ) -> DataSet:
     """A table as a data set: tasks from target columns, splits, preprocessing fitted on the training rows, an encoder.
 
@@ -60,6 +63,8 @@ def load_table(
         seed: of the split.
         row_limit: read the first rows only.
         separator: between a text file's fields.
+        text_encoder: a pretrained transformer that reads columns of text: ``"minilm"``, or the folder of another as
+            `transformers` writes it, with its ``tokenizer.json``. By default texts are bags of words.
 
     Returns:
         A data set whose ``schema`` is the fitted `Schema`, and whose ``provenance`` has the file's SHA-256, the split, the
@@ -89,7 +94,10 @@ def load_table(
     warnings = _check_classes(tasks, part_targets, name)
     features = frame.drop({*drop, *values, *([split_column] if split in ("group", "time") and split_column else [])})
     del frame, divider
-    schema, inputs = _preprocessed(features, index, kinds, name, kept + 1)
+    folder = text_encoder_folder(text_encoder) if text_encoder is not None else None
+    schema, inputs = _preprocessed(features, index, kinds, name, kept + 1, Sentences.read(folder) if folder else None)
+    if folder and not schema.texts:
+        raise InputError(f"{name}: no column of text for the text encoder {str(text_encoder)!r}: name one by its kind, text")
     del features
     warnings += [*schema.warnings, *find_leaks(schema, inputs["train"], part_targets["train"], tasks)]
     examples = {part: Examples(inputs[part], part_targets[part]) for part in PARTS}
@@ -99,12 +107,13 @@ def load_table(
         train=examples["train"],
         validation=examples["validation"],
         test=examples["test"],
-        encoder=partial(TabularEncoder, **schema.encoder_settings()),
-        settings=training_settings(len(index["train"])),
+        encoder=partial(TabularEncoder, **schema.encoder_settings(), pretrained=folder),
+        settings=training_settings(len(index["train"]), pretrained=folder is not None),
         provenance={
             "source": name,
             "sha256": None if isinstance(table, pl.DataFrame) else sha256(table),
             "where": where,
+            "text_encoder": str(text_encoder) if text_encoder is not None else None,
             "split": {"how": split, "column": split_column, "shares": list(shares), "seed": seed},
             "rows": {part: len(rows) for part, rows in index.items()},
             "report": [describe(task, part_targets["train"][task.name]) for task in tasks],
@@ -114,11 +123,17 @@ def load_table(
     )
 
 
-def training_settings(rows: int) -> dict[str, Any]:
+def training_settings(rows: int, pretrained: bool = False) -> dict[str, Any]:
     """The defaults of training on ``rows`` rows of a table: keyword arguments of `polytask.fit`.
 
-    Learning rate and weight decay are TabM's; small tables need more passes to take as many steps.
+    Learning rate and weight decay are TabM's; small tables need more passes to take as many steps. Where texts are read by a
+    pretrained transformer, a few passes at the rates of fine-tuning.
     """
+    if pretrained:
+        size = min(rows, 32)
+        twice_an_epoch = max(1, rows // size // 2)  # an evaluation costs as much as many steps
+        rates = {"lr": 3e-4, "weight_decay": 1e-2, "clip": 1.0}
+        return {"batch_size": size, "epochs": 3, "evaluate_every": twice_an_epoch, "patience": 4, **rates}
     return {
         "batch_size": min(rows, 256 if rows < 100_000 else 1024),
         "lr": 2e-3,
@@ -148,10 +163,11 @@ def _preprocessed(
     kinds: Mapping[str, str] | None,
     name: str,
     numbered: NDArray[np.int64],
+    sentences: Sentences | None,
 ) -> tuple[Schema, dict[str, dict[str, Tensor]]]:
     """The schema fitted to the training rows, and each part's inputs; ``numbered``: the rows' numbers in the file."""
     train, rows = features[index["train"]], numbered[index["train"]]
-    schema = Schema.fit(train, kinds, name, rows)
+    schema = Schema.fit(train, kinds, name, rows, sentences)
     inputs = {"train": schema.transform(train, name, rows)}
     del train
     for part in PARTS[1:]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polytask.data.table.columns import WORDS, Category, Number, Text
+from polytask.data.table.columns import WORDS, Category, Number, Text, Tokens
 from polytask.data.table.kinds import EXPECTED, KINDS, infer_kind, misfits, parts, typed
+from polytask.data.table.sentences import Sentences
 from polytask.errors import InputError, suggest
 
 CHUNK = 65_536
@@ -34,13 +35,15 @@ class Schema:
         kinds: the kind of each feature column that is used, in the table's order.
         numbers, categories, texts: the transforms, in the order of the tensors' columns.
         warnings: what fitting noticed: columns left out and why, infinite values, hashed categories. One line each.
+        sentences: what reads the texts, if a pretrained encoder does.
     """
 
     kinds: Mapping[str, str]
     numbers: Sequence[Number]
     categories: Sequence[Category]
-    texts: Sequence[Text]
+    texts: Sequence[Text | Tokens]
     warnings: Sequence[str] = ()
+    sentences: Sentences | None = None
 
     @classmethod
     def fit(
@@ -49,6 +52,7 @@ class Schema:
         kinds: Mapping[str, str] | None = None,
         name: str = "table",
         rows: NDArray[np.int64] | None = None,
+        sentences: Sentences | None = None,
     ) -> Schema:
         """Fitted to ``frame``, the training rows and feature columns.
 
@@ -57,6 +61,7 @@ class Schema:
             kinds: kinds of columns that are not to be inferred, any of `KINDS`; such a column is never left out as an id.
             name: of the table, for errors.
             rows: the rows' numbers in the table, for errors; from 1 by default.
+            sentences: a pretrained encoder's tokenizer and configuration, to read the texts by; by default words are hashed.
 
         Raises:
             InputError: no usable column; an unknown column or kind in ``kinds``; a value that does not fit its kind.
@@ -68,7 +73,7 @@ class Schema:
             if kind not in KINDS:
                 raise InputError(f"{name}: column {column!r}: unknown kind {kind!r}: {suggest(kind, KINDS)}")
         used: dict[str, str] = {}
-        fields: list[Number | Category | Text] = []
+        fields: list[Number | Category | Text | Tokens] = []
         warnings: list[str] = []
         for column in frame.columns:
             guess = given.get(column) or infer_kind(frame[column])
@@ -82,7 +87,7 @@ class Schema:
                 warnings.append(f"column {column!r} is left out: {reason}")
                 continue
             used[column] = guess
-            new = list(_fit_fields(column, guess, known, missing=len(known) < len(values)))
+            new = list(_fit_fields(column, guess, known, missing=len(known) < len(values), sentences=sentences))
             fields += new
             if guess == "numeric" and (infinite := int(values.is_infinite().sum())):
                 warnings.append(f"column {column!r}: {infinite} infinite values are read as missing")
@@ -95,8 +100,8 @@ class Schema:
             raise InputError(f"{name}: no usable feature column ({'; '.join(warnings) or 'all columns are targets'})")
         numbers = tuple(field for field in fields if isinstance(field, Number))
         categories = tuple(field for field in fields if isinstance(field, Category))
-        texts = tuple(field for field in fields if isinstance(field, Text))
-        return cls(used, numbers, categories, texts, tuple(warnings))
+        texts = tuple(field for field in fields if isinstance(field, Text | Tokens))
+        return cls(used, numbers, categories, texts, tuple(warnings), sentences if texts else None)
 
     def transform(
         self, frame: pl.DataFrame, name: str = "table", rows: NDArray[np.int64] | None = None
@@ -111,7 +116,8 @@ class Schema:
         Returns:
             ``numeric`` float32 ``(N, D)``: ranks in [-1, 1], a column for each of `numbers`; ``missing`` float32 ``(N, M)``:
             1 where a value is missing, for the numbers that had missing values in training; ``categorical`` int32
-            ``(N, C)``: codes; ``text`` int32 ``(N, T, L)``: codes of words. A key whose tensor has no column is left out.
+            ``(N, C)``: codes; ``text`` int32 ``(N, T, L)``: codes of words, or of tokens. A key whose tensor has no column
+            is left out.
 
         Raises:
             InputError: a column is missing from ``frame``, or a value does not fit its column's kind.
@@ -144,6 +150,7 @@ class Schema:
             "categories": [category.size for category in self.categories],
             "texts": len(self.texts),
             "words": WORDS if self.texts else 1,
+            "sentences": self.sentences.config if self.sentences else None,
         }
 
     def check_columns(self, columns: Sequence[str], name: str = "table") -> None:
@@ -170,6 +177,7 @@ class Schema:
             ],
             "texts": [{"column": t.column, "length": t.length} for t in self.texts],
             "warnings": list(self.warnings),
+            "sentences": asdict(self.sentences) if self.sentences else None,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -188,8 +196,10 @@ class Schema:
             for i, settings in enumerate(values["numbers"])
         ]
         categories = [Category(c["column"], tuple(c["categories"]), c["hashed"]) for c in values["categories"]]
-        texts = [Text(**settings) for settings in values["texts"]]
-        return cls(values["kinds"], tuple(numbers), tuple(categories), tuple(texts), tuple(values["warnings"]))
+        sentences = Sentences(**values["sentences"]) if values.get("sentences") else None
+        kind = Tokens if sentences else Text
+        texts = tuple(kind(**settings) for settings in values["texts"])
+        return cls(values["kinds"], tuple(numbers), tuple(categories), texts, tuple(values["warnings"]), sentences)
 
     def _encode(self, chunk: pl.DataFrame, arrays: Mapping[str, NDArray[Any]], name: str, rows: NDArray[np.int64]) -> None:
         """Fill ``arrays``, which are of the chunk's rows."""
@@ -206,7 +216,9 @@ class Schema:
         for i, category in enumerate(self.categories):
             arrays["categorical"][:, i] = category.encode(columns[category.column])
         for i, text in enumerate(self.texts):
-            arrays["text"][:, i, : text.length] = text.encode(columns[text.column])
+            values = columns[text.column]
+            codes = text.encode(values, self.sentences.tokenizer()) if isinstance(text, Tokens) else text.encode(values)  # type: ignore[union-attr]
+            arrays["text"][:, i, : text.length] = codes
 
 
 def _checked(raw: pl.Series, kind: str, name: str, rows: NDArray[np.int64] | None) -> pl.Series:
@@ -219,10 +231,12 @@ def _checked(raw: pl.Series, kind: str, name: str, rows: NDArray[np.int64] | Non
     return values
 
 
-def _fit_fields(column: str, kind: str, known: pl.Series, missing: bool) -> Iterator[Number | Category | Text]:
+def _fit_fields(
+    column: str, kind: str, known: pl.Series, missing: bool, sentences: Sentences | None
+) -> Iterator[Number | Category | Text | Tokens]:
     """What a column becomes, fitted to its ``known`` values; ``missing``: whether others are missing."""
     if kind == "text":
-        yield Text.fit(column, known)
+        yield Tokens.fit(column, known, sentences.tokenizer()) if sentences else Text.fit(column, known)
     elif kind in ("categorical", "boolean"):
         yield Category.fit(column, known)
     else:
