@@ -302,6 +302,7 @@ KINDS = {
     "regression": (pt.Task.regression("t"), NUMBERS[:, 0]),
     "regression scaled": (pt.Task.regression("t", outputs=2, robust="huber", scale=((1, 2), (3, 4))), 3 * NUMBERS),
     "segmentation": (pt.Task.segmentation("t", classes=3), torch.arange(12 * 16).reshape(12, 4, 4) % 3),
+    "pixel_binary": (pt.Task.pixel_binary("t"), (torch.arange(12.0 * 16) % 3 > 1).float().reshape(12, 4, 4)),
     "pixel_regression": (pt.Task.pixel_regression("t", outputs=2), torch.arange(12.0 * 32).sin().reshape(12, 2, 4, 4)),
 }
 
@@ -309,7 +310,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_keeps_the_contract(name: str) -> None:
     task, target = KINDS[name]
-    dense = task.kind in ("segmentation", "pixel_regression")
+    dense = task.kind in ("segmentation", "pixel_binary", "pixel_regression")
     check_task(task, target, torch.randn(12, 5, 2, 2) if dense else None)
 
 

@@ -9,14 +9,48 @@ from hypothesis import strategies as st
 from torch import nn
 
 from polytask.errors import InputError
+from polytask.model import Model
 from polytask.share import Hard, MMoE, TaskModules, sharings
-from polytask.testing import check_sharing
+from polytask.task import Task
+from polytask.testing import TASKS, check_sharing
 
 
 @pytest.mark.parametrize("name", sharings)
 def test_every_way_of_sharing_keeps_the_contract(name: str) -> None:
     check_sharing(sharings[name])
     assert sharings[name]().name == name
+
+
+@pytest.mark.parametrize("name", sharings)
+def test_dense_features_are_routed_pixel_by_pixel(name: str) -> None:
+    tasks = [Task.segmentation("type", classes=3), Task.segmentation("right", classes=2)]
+    model = Model(nn.Conv2d(3, 6, 3), tasks, sharings[name](), width=6).eval()
+    x = torch.randn(2, 3, 7, 5)
+    pixels = model.encoder(x).movedim(1, -1).flatten(0, 2)
+    for task, output in model(x).items():
+        weight, bias = model.heads[task].parameters()
+        expected = model.pathway(pixels, (task,))[task] @ weight.flatten(1).T + bias
+        torch.testing.assert_close(output.movedim(1, -1).flatten(0, 2), expected)
+
+
+@pytest.mark.parametrize("name", sharings)
+def test_steps_need_one_compilation_and_evaluation_is_the_same_compiled(name: str) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    tasks = TASKS[:2]
+    pathway = sharings[name]().build(6, tasks)
+    compiled = torch.compile(pathway, backend=count, fullgraph=True)
+    x = torch.randn(5, 6)
+    for _ in range(2):
+        compiled(x, tasks)
+    assert len(graphs) <= 1
+    pathway.eval()
+    torch.testing.assert_close(compiled(x, tasks), pathway(x, tasks))
 
 
 @pytest.mark.parametrize("sharing", [MMoE(experts=1), MMoE(experts=3, hidden=2), MMoE(experts=2, hidden=11)])
@@ -36,7 +70,7 @@ def test_mmoe_is_the_loop_over_its_experts(experts: int, hidden: int, width: int
     pathway = MMoE(experts=experts, hidden=hidden).build(width, ("a", "b")).double()
     x = torch.randn(rows, width, dtype=torch.float64)
     weights = pathway.state_dict()
-    first = weights["hidden.weight"].reshape(experts, hidden, width), weights["hidden.bias"].reshape(experts, hidden)
+    first = [weights[f"experts.hidden.{part}"].unflatten(0, (experts, hidden)) for part in ("weight", "bias")]
     for task, output in pathway(x, ("a", "b")).items():
         for n in range(rows):
             scores = weights[f"gates.{task}.weight"] @ x[n] + weights[f"gates.{task}.bias"]
@@ -44,7 +78,8 @@ def test_mmoe_is_the_loop_over_its_experts(experts: int, hidden: int, width: int
             expected = torch.zeros(width, dtype=torch.float64)
             for e in range(experts):
                 inner = (first[0][e] @ x[n] + first[1][e]).clamp(min=0)
-                expected += gate[e] * (inner @ weights["output"][e] + weights["bias"][e, 0]).clamp(min=0)
+                outer = inner @ weights["experts.output.weight"][e] + weights["experts.output.bias"][e, 0]
+                expected += gate[e] * outer.clamp(min=0)
             torch.testing.assert_close(output[n], expected)
 
 
@@ -62,7 +97,7 @@ def test_mmoe_has_the_sizes_that_it_was_given() -> None:
 def test_mmoe_starts_each_layer_as_a_linear_layer_does() -> None:
     torch.manual_seed(0)
     pathway = MMoE(experts=8, hidden=64).build(256, ("a",))
-    bounds = {"hidden.weight": 256**-0.5, "output": 64**-0.5}
+    bounds = {"experts.hidden.weight": 256**-0.5, "experts.output.weight": 64**-0.5}
     for name, bound in bounds.items():
         values = pathway.state_dict()[name]
         assert float(values.abs().max()) == pytest.approx(bound, rel=0.01)

@@ -21,6 +21,7 @@ CASES: list[tuple[Task, tuple[int, ...], tuple[int, ...]]] = [
     (Task.multilabel("t", labels=2), (6, 2), (6, 2)),
     (Task.regression("t", outputs=2, robust="huber", scale=([1.0, 2.0], [3.0, 4.0])), (6, 2), (6, 2)),
     (Task.segmentation("t", classes=3), (6, 3, 4, 4), (6, 4, 4)),
+    (Task.pixel_binary("t", positive_weight=2.0), (6, 1, 4, 4), (6, 4, 4)),
     (Task.pixel_regression("t", outputs=2), (6, 2, 4, 4), (6, 2, 4, 4)),
 ]
 
@@ -30,7 +31,7 @@ def known_labels(task: Task, shape: tuple[int, ...]) -> Tensor:
     if task.integer_labels:
         return torch.randint(3, shape, generator=generator)
     values = torch.rand(shape, generator=generator)
-    return (values > 0.5).float() if task.kind in ("binary", "multilabel") else values
+    return (values > 0.5).float() if task.kind in ("binary", "multilabel", "pixel_binary") else values
 
 
 @pytest.mark.parametrize(("task", "out", "shape"), CASES, ids=lambda v: v.kind if isinstance(v, Task) else "")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.share._experts import Experts, mix
 from polytask.share._sharing import Pathway, Sharing, TaskModules, sharings
 
 
@@ -40,31 +40,20 @@ class MMoE(Sharing):
 
 
 class MMoEPathway(Pathway):
-    """A bank of experts evaluated by two batched products, and a linear gate for each task."""
+    """A bank of experts, and a linear gate for each task."""
 
     def __init__(self, width: int, hidden: int, experts: int, tasks: Sequence[str]) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, experts * hidden)
-        self.output = nn.Parameter(torch.empty(experts, hidden, width))
-        self.bias = nn.Parameter(torch.zeros(experts, 1, width))
-        for expert in self.output:
-            nn.init.kaiming_uniform_(expert.data.T, a=5**0.5)
+        self.experts = Experts(experts, width, hidden)
         self.gates = TaskModules({task: nn.Linear(width, experts) for task in tasks})
 
     def forward(self, features: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        experts = len(self.output)
         rows = features.reshape(-1, features.shape[-1])
-        hidden = self.hidden(rows).relu().unflatten(1, (experts, -1)).transpose(0, 1)
-        outputs = torch.baddbmm(self.bias.to(hidden.dtype), hidden, self.output.to(hidden.dtype)).relu()
-        mixed = {}
-        for task in tasks:
-            gate = self.gates[task](rows).softmax(1)
-            mixed[task] = torch.einsum("ne,enw->nw", gate, outputs).reshape(features.shape)
-        return mixed
+        outputs = self.experts(rows)
+        return {task: mix(self.gates[task](rows).softmax(1), outputs).reshape(features.shape) for task in tasks}
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
-        yield from self.hidden.parameters()
-        yield from (self.output, self.bias)
+        return self.experts.parameters()
 
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
         return self.gates[task].parameters()

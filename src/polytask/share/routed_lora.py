@@ -34,6 +34,8 @@ class RoutedLoRAPart(Part):
         one_a: all experts have the same ``A``.
     """
 
+    by_task = False
+
     def __init__(
         self,
         layer: nn.Module,

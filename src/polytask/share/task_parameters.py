@@ -41,7 +41,8 @@ class TaskParameters(nn.Module):
         return mine.view(len(x), *[1] * (x.dim() - 1 - len(shape)), *shape)
 
     def __getitem__(self, task: str) -> nn.Parameter:
-        return self.get_parameter(attribute(task))
+        parameter: nn.Parameter = getattr(self, attribute(task))  # a tensor while `torch.func.functional_call` runs
+        return parameter
 
     def of(self, task: str) -> Iterator[nn.Parameter]:
         """The task's parameter, or none for a task that is not known."""

@@ -1,7 +1,7 @@
 """Tasks: `Task` and the kinds that come with polytask."""
 
 from polytask.task._task import MISSING, MetricSpec, Task, check_unique
-from polytask.task.dense import Segmentation
+from polytask.task.dense import PixelBinary, Segmentation
 from polytask.task.labels import Binary, Classification, Multilabel, Ordinal
 from polytask.task.values import PixelRegression, Regression
 
@@ -12,6 +12,7 @@ __all__ = [
     "MetricSpec",
     "Multilabel",
     "Ordinal",
+    "PixelBinary",
     "PixelRegression",
     "Regression",
     "Segmentation",

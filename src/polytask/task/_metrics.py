@@ -98,6 +98,31 @@ class BinaryPrecision(BinaryAveragePrecision):  # type: ignore[misc]
         return super().compute() if defined else torch.tensor(torch.nan)
 
 
+class RoundedPrecision(Metric):  # type: ignore[misc]
+    """The average precision of probabilities ``(N,)`` rounded down to a step of 1/4096; NaN when no label is positive.
+
+    It counts labels by step, so that its memory does not grow with the number of predictions.
+    """
+
+    STEPS = 4096
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(2, self.STEPS, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        step = (prediction * self.STEPS).long().clamp(max=self.STEPS - 1) + self.STEPS * target.long()
+        self.counts += step.bincount(minlength=2 * self.STEPS).reshape(2, self.STEPS)
+
+    def compute(self) -> Tensor:
+        negatives, positives = self.counts.flip(1).double().cumsum(1)
+        precision = positives / (positives + negatives).clamp(min=1)
+        gained = positives.diff(prepend=positives.new_zeros(1))
+        return torch.dot(gained, precision).div(positives[-1]).float()
+
+
 def _mean_of(compute: Callable[[], Tensor], defined: Tensor) -> Tensor:
     if not bool(defined.any()):
         return torch.tensor(torch.nan)

@@ -194,6 +194,11 @@ class Task(ABC):
         return Task.of_kind("segmentation", name, classes=classes, **settings)
 
     @staticmethod
+    def pixel_binary(name: str, **settings: Any) -> Task:
+        """A yes-or-no label for each pixel: see `polytask.task.PixelBinary`."""
+        return Task.of_kind("pixel_binary", name, **settings)
+
+    @staticmethod
     def pixel_regression(name: str, outputs: int | Sequence[str] = 1, **settings: Any) -> Task:
         """Numbers for each pixel, such as depth: see `polytask.task.PixelRegression`."""
         return Task.of_kind("pixel_regression", name, outputs=outputs, **settings)

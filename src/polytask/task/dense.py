@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from polytask.task._task import MetricSpec
-from polytask.task.labels import Classification, _metric
+from polytask.task.labels import Binary, Classification, _metric, _own
 from polytask.task.values import resized
 
 if TYPE_CHECKING:
@@ -57,3 +57,45 @@ class Segmentation(Classification):
 
     def names(self) -> list[str]:
         return [self.name]
+
+
+class PixelBinary(Binary):
+    """Yes or no for each pixel (a boundary, a mask): targets ``(N, H, W)`` float, 0 or 1, NaN where missing; logistic loss.
+
+    The head is a 1x1 convolution to one logit on features ``(N, width, h, w)``; logits and probabilities, ``(N, 1, h, w)``,
+    are resized to the target's ``H x W`` (bilinear) when the encoder works at a lower resolution.
+
+    Args:
+        classes, positive_weight: as for `Binary`.
+        metric: ``average_precision`` (default; of probabilities rounded to one of 4096 steps, so that no number of pixels
+            takes more memory), ``f1``, ``log_loss``.
+    """
+
+    kind = "pixel_binary"
+
+    def head(self, width: int) -> nn.Module:
+        return nn.Conv2d(width, 1, 1)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        # `Binary` takes the last dimension for that of its one logit.
+        return super().loss(resized(output, target.shape[-2:]).movedim(1, -1), target)
+
+    def decode(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
+
+    def metrics(self) -> Mapping[str, MetricSpec]:
+        return {
+            "average_precision": MetricSpec(partial(_own, "RoundedPrecision"), True),
+            "f1": MetricSpec(partial(_metric, "BinaryF1Score"), True),
+            "log_loss": MetricSpec(partial(_own, "LogLoss"), False),
+        }
+
+    def update(self, metric: Metric, prediction: Tensor, target: Tensor) -> None:
+        super().update(metric, resized(prediction, target.shape[-2:]).squeeze(1), target)
+
+    def constant(self, target: Tensor) -> Tensor:
+        return super().constant(target).reshape(1, 1, 1, 1)
+
+    def table(self, prediction: Tensor) -> dict[str, Any]:
+        label, probability = self.names()
+        return {label: (prediction > 0.5).squeeze(1).long().numpy(), probability: prediction.squeeze(1).float().numpy()}

@@ -100,7 +100,7 @@ class Binary(Task):
         negatives = int((target == 0).sum())
         if not positives or not negatives:
             raise InputError(f"task {self.name!r}: {positives} positive and {negatives} negative labels, expected both")
-        return Binary(self.name, self.classes, negatives / positives, self.metric)
+        return type(self)(self.name, self.classes, negatives / positives, self.metric)
 
     def settings(self) -> dict[str, Any]:
         return {"classes": list(self.classes), "positive_weight": self.positive_weight, "metric": self.metric}
