@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import polytask as pt
 from polytask.balance import Balancer, Estimated, Uncertainty, UPGrad
 from polytask.errors import PolytaskError
+from polytask.share import MHR, Adapter, Insertable, LoRA, SMoRA
 from polytask.training import checkpoint, fabric, fit
 
 SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 32, "evaluate_every": 2, "clip": 1.0, "conflicts": True}
@@ -105,6 +106,26 @@ def on_examples(rank: int, world: int, balance: str, accumulate: int, out: str |
         optimizer=sgd, fabric=several(world) if world > 1 else None, out=out,
     )  # fmt: skip
     return ended(fitted, used)
+
+
+INSERTED: dict[str, Insertable] = {
+    "lora": LoRA(rank=2),
+    "adapter": Adapter(bottleneck=3),
+    "mhr": MHR(skills=3, heads=2),
+    "smora": SMoRA(rank=6, active=2, balance=1e-2),
+}
+
+
+def on_an_adapted_network(rank: int, world: int, method: str, balance: str) -> dict[str, Any]:
+    """Something inserted into a network that was trained before, and trained with tasks whose labels are missing."""
+    network = model(sharing=INSERTED[method])
+    for parameter in network.inserted.parameters():  # type: ignore[union-attr]
+        nn.init.normal_(parameter, std=0.3)
+    fitted = fit(
+        network, examples(96), **{**SETTINGS, "conflicts": False}, balance=balance, optimizer=sgd,
+        fabric=several(world) if world > 1 else None,
+    )  # fmt: skip
+    return ended(fitted)
 
 
 class Stop:

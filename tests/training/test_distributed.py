@@ -51,6 +51,21 @@ def test_two_processes_equal_one_on_the_joined_batch(balance: str, accumulate: i
         assert distance(ends[0]["balancer"], one["balancer"]) < 1e-6
 
 
+@pytest.mark.parametrize("balance", ["equal", "upgrad"])
+@pytest.mark.parametrize("method", several.INSERTED)
+def test_what_is_inserted_trains_as_in_one_process(method: str, balance: str, tmp_path: Path) -> None:
+    ends = together(several.on_an_adapted_network, 2, tmp_path, method, balance)
+    one = several.on_an_adapted_network(0, 1, method, balance)
+    assert distance(ends[0]["model"], ends[1]["model"]) == 0
+    assert distance(ends[0]["model"], one["model"]) < 1e-6
+    moved = {name for name in one["model"] if not torch.equal(one["model"][name], before(method)[name])}
+    assert moved == {name for name in one["model"] if "task_parts" in name or name.startswith("heads.")}
+
+
+def before(method: str) -> dict[str, torch.Tensor]:
+    return model(sharing=several.INSERTED[method]).state_dict()
+
+
 def test_a_balancer_that_writes_gradients_keeps_the_copies_alike(tmp_path: Path) -> None:
     ends = together(several.on_examples, 2, tmp_path, "product", 1, None)
     assert distance(ends[0]["model"], ends[1]["model"]) == 0

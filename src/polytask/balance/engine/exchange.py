@@ -19,6 +19,8 @@ def join(parts: Sequence[Part | None], shared: Sequence[Tensor], count: int, pro
     Inner products across processes count, so sums of each process's own would not do. Either all processes get what each
     layer got and what comes back to it, or the task gradients are summed.
     """
+    if not shared:
+        return []
     size = dist.get_world_size(processes)
     codes = torch.tensor([_code(part) for part in parts], device=shared[0].device)
     every = [torch.empty_like(codes) for _ in range(size)]

@@ -184,7 +184,7 @@ class TaskGradients:
         dist.all_gather_object(every, self._names, group=self.processes)
         names = list(dict.fromkeys(name for there in every for name in there))
         self._place_of_own = [names.index(name) for name in self._names]
-        zero = torch.zeros((), device=self.shared[0].device)
+        zero = torch.zeros((), device=self._device)
         self._values = {name: self._values.get(name, [zero]) for name in names}
         mine = [merged(there, len(self._names)) if there else None for there in self._parts.values()]
         self._names = names
@@ -208,6 +208,12 @@ class TaskGradients:
                 self._gramian /= dist.get_world_size(self.processes)
         return bool(names)
 
+    @property
+    def _device(self) -> torch.device:
+        """Where processes exchange: that of the shared parameters, or, where tasks share none, that of the losses."""
+        tensors = [*self.shared, *(value for values in self._values.values() for value in values)]
+        return tensors[0].device if tensors else torch.device("cpu")
+
     def _mean(self, values: Tensor) -> Tensor:
         dist.all_reduce(values, group=self.processes)
         return values / dist.get_world_size(self.processes)
@@ -222,6 +228,6 @@ class TaskGradients:
     def _common_seed(self) -> int:
         seed = torch.randint(2**62, ())
         if self.processes is not None:
-            seed = seed.to(self.shared[0].device)
+            seed = seed.to(self._device)
             dist.broadcast(seed, group_src=0, group=self.processes)
         return int(seed)
