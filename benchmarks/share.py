@@ -2,8 +2,8 @@
 
     python -m benchmarks.share [--quick]
 
-regenerates ``benchmarks/results/share.json`` and ``share.md``. Everything runs in one process on one thread, what is compared
-in turn, again and again; a ratio is the median over the rounds.
+regenerates ``benchmarks/results/share.json`` and ``share.md``. Everything runs in one process on one thread, what is
+compared in turn, again and again; a ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from benchmarks._machine import machine, sentence
@@ -238,3 +238,131 @@ def flops(run: Run) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
+
+
+def one_task_of_five(rounds: int) -> dict[str, Any]:
+    """An M3ViT of five tasks on images of 128 x 128: one task served against all, in time and in FLOPs."""
+    import polytask as pt
+    from polytask.papers.m3vit import M3ViT
+
+    names = TASKS[:5]
+    encoder = M3ViT(names, size=(128, 128), patch=8, embedding=192, depth=6, heads=6, experts=8, k=2, ratio=2.0)
+    tasks = [pt.Task.segmentation(name, classes=5) for name in names]
+    model = pt.Model(encoder, tasks, width=192).eval()
+    images = torch.randn(4, 3, 128, 128)
+
+    def serve(tasks: list[str]) -> None:
+        with torch.no_grad():
+            model(images, tasks=tasks)
+
+    found = ratio(partial(serve, names[:1]), partial(serve, names), rounds)
+    return {**found, "flops": flops(partial(serve, names[:1])) / flops(partial(serve, names))}
+
+
+def slimmed(rounds: int) -> dict[str, Any]:
+    """A convolutional encoder and three decoders, extracted at half their width, against the whole."""
+    import polytask as pt
+    from polytask.share.slimmable import Configuration, Supernet
+
+    def stage(before: int, after: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.ReLU()]
+
+    encoder = nn.Sequential(*stage(3, 64, 2), *stage(64, 128, 2), *stage(128, 256, 1), nn.Conv2d(256, 128, 1))
+    tasks = [pt.Task.segmentation(name, classes=5) for name in TASKS[:3]]
+    decoders = {task.name: nn.Sequential(*stage(128, 128, 1), nn.Conv2d(128, 5, 1)) for task in tasks}
+    whole = Supernet(encoder, decoders, tasks).eval()
+    halves = whole.extract(Configuration(0.5, dict.fromkeys(TASKS[:3], 0.5)))
+    wholes = whole.extract(whole.largest)
+    images = torch.randn(4, 3, 128, 128)
+
+    def run(network: Any) -> None:
+        with torch.no_grad():
+            features = network[0](images)
+            for decoder in network[1].values():
+                decoder(features)
+
+    found = ratio(partial(run, halves), partial(run, wholes), rounds)
+    return {**found, "flops": flops(partial(run, halves)) / flops(partial(run, wholes))}
+
+
+# The page
+
+
+Row: TypeAlias = tuple[str, str, str, bool | None]
+"""What was asked, the figure, the bar, and whether it is met."""
+
+
+def rows(results: dict[str, Any]) -> list[Row]:
+    def below(what: str, found: float, bar: float) -> Row:
+        return what, f"{found:.3f}", f"{bar:g}", found <= bar
+
+    def within(what: str, found: dict[str, float], factor: float) -> Row:
+        ratios = f"{found['ratio']:.3f} of {found['flops']:.3f}"
+        return what, ratios, f"{factor:g} x", found["ratio"] <= factor * found["flops"]
+
+    bank_, switch, insertion = results["bank"], results["switching"], results["inserting"]
+    times = f"{switch['ours_us']:.1f} µs; {switch['theirs_us']:,.0f} µs"
+    seconds = f"{insertion['ours']:.2f} s; {insertion['theirs']:.1f} s"
+    return [
+        below("LoRA beside peft: time of a training pass", results["lora"]["ratio"], 1.0),
+        below("LoRA beside peft: memory kept for the backward pass", results["lora"]["memory_ratio"], 0.9),
+        below("eight LoRAs in one batch beside a loop over tasks", results["mixed"]["ratio"], 0.6),
+        below("SMoRA, 8 of 64 ranks, beside LoRA of rank 64", results["smora"]["ratio"], 1.15),
+        below("bank of experts beside a loop with masks", bank_["masks"]["ratio"], 0.5),
+        ("bank of experts beside a loop that picks tokens by masks", f"{bank_['indexed']['ratio']:.3f}", "", None),
+        below("bank of experts beside all experts for all tokens", bank_["dense"]["ratio"], 0.4),
+        within("one task of an M3ViT of five beside all: time, of FLOPs", results["one task"], 1.15),
+        within("network at half its width beside the whole: time, of FLOPs", results["slimmed"], 1.2),
+        ("switching among 32 tasks; peft's set_adapter", times, "50 µs", switch["ours_us"] < 50),
+        ("what 1,000 switches leave allocated", f"{switch['kept_bytes']:,} bytes", "nothing", switch["kept_bytes"] < 1000),
+        ("inserting LoRA for 32 tasks into MiniLM; peft", seconds, "0.5 s", insertion["ours"] < 0.5),
+    ]
+
+
+def page(about: dict[str, Any], results: dict[str, Any]) -> str:
+    lines = [
+        "# Share: what it costs",
+        "",
+        f"{sentence(about)}.",
+        "",
+        "Regenerated by `python -m benchmarks.share`. Times are of one process on one thread, what is compared in turn;",
+        "ratios are medians over the rounds. MiniLM has 6 layers of width 384; LoRA is in all of its linear layers. A pass",
+        f"is forward and backward, {TOKENS} tokens a text. Memory is what the forward pass keeps beside the model's tensors.",
+        "",
+        "| what | ours / the other's | bar | met |",
+        "|---|---|---|---|",
+    ]
+    for what, figure, bar, met in rows(results):
+        lines.append(f"| {what} | {figure} | {bar} | {'' if met is None else 'yes' if met else '**no**'} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds, nothing is written")
+    rounds = 2 if parser.parse_args().quick else 15
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    about = machine()
+    parts: dict[str, Run] = {
+        "lora": partial(lora_beside_peft, rounds),
+        "mixed": partial(mixed_batch, rounds),
+        "smora": partial(smora_beside_lora, rounds),
+        "bank": partial(bank, rounds),
+        "switching": switching,
+        "inserting": partial(inserting, min(rounds, 5)),
+        "one task": partial(one_task_of_five, rounds),
+        "slimmed": partial(slimmed, rounds),
+    }
+    results = {}
+    for name, run in parts.items():
+        results[name] = run()
+        print(name, results[name], flush=True)
+    print(page(about, results))
+    if rounds > 2:
+        write_json(RESULTS / "share.json", {"machine": about, **results})
+        write_text(RESULTS / "share.md", page(about, results))
+
+
+if __name__ == "__main__":
+    main()
