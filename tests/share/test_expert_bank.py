@@ -139,6 +139,23 @@ def test_dense_compiles_whole_and_the_others_where_they_can() -> None:
         torch.testing.assert_close(parts(x, gates), expected)
 
 
+def test_exported_code_evaluates_all_experts() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = Gate(nn.Linear(64, 8, bias=False), 8, 2)
+            self.bank = ExpertBank(64, 128, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.bank(x, self.gate(x))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    whole, x = Whole().eval(), torch.randn(4096, 64)
+    assert whole.bank._execution(x, whole.gate(x)) == "sorted"
+    exported = torch.export.export(whole, (x,)).module()
+    torch.testing.assert_close(exported(x), whole(x), atol=1e-5, rtol=1e-4)
+
+
 def test_copies_and_checkpoints() -> None:
     made, (x, gates) = bank(), some()
     again = bank(experts=5)

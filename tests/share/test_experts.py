@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from polytask.share._experts import Bank, Experts, mix
+from polytask.share._experts import Bank, Experts, mix, rectified
 
 
 @settings(max_examples=25, deadline=None)
@@ -23,12 +23,16 @@ def test_a_bank_is_its_layers_one_by_one(count: int, inputs: int, outputs: int, 
         torch.testing.assert_close(found[i], x[i] @ bank.weight[i] + bank.bias[i, 0])
 
 
-def test_the_layers_of_a_bank_start_as_linear_layers_do() -> None:
+def test_layers_begin_so_that_a_relu_keeps_the_scale() -> None:
     torch.manual_seed(0)
-    bank = Bank(4, 256, 64)
-    assert float(bank.weight.detach().abs().max()) == pytest.approx(256**-0.5, rel=0.01)
-    assert float(bank.weight.detach().std()) == pytest.approx((3 * 256) ** -0.5, rel=0.02)
-    assert not bool(bank.bias.any())
+    for layer in (Bank(4, 256, 64), rectified(256, 512)):
+        assert float(layer.weight.detach().abs().max()) == pytest.approx((6 / 256) ** 0.5, rel=0.01)
+        assert float(layer.weight.detach().std()) == pytest.approx((2 / 256) ** 0.5, rel=0.02)
+        assert not bool(layer.bias.any())
+    x = torch.randn(512, 256).relu()
+    for _ in range(4):
+        x = rectified(256, 256)(x).relu().detach()
+    assert 0.5 < float(x.square().mean() / 0.5) < 2
 
 
 def test_experts_read_the_same_rows() -> None:

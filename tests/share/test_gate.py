@@ -185,6 +185,8 @@ def test_choices_do_not_depend_on_autocast() -> None:
     plain = gate(x)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(gate(x), plain)
+    with torch.device("meta"):
+        assert of_all()(torch.empty(3, 4)).experts.is_meta
     half = copy.deepcopy(gate).bfloat16()(x.bfloat16())
     assert plain.values.dtype == half.values.dtype == torch.float32
 

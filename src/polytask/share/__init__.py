@@ -13,9 +13,10 @@ from polytask.share.adapter_soup import soup
 from polytask.share.branching import Branching
 from polytask.share.cgc import CGC
 from polytask.share.cross_stitch import CrossStitch
+from polytask.share.dependence import TaskDependent, task_dependent
 from polytask.share.dselect_k import DSelectK
 from polytask.share.expert_bank import ExpertBank
-from polytask.share.gate import Gate, Gates, top_gates
+from polytask.share.gate import Gate, Gates, top_gates, watched_gates
 from polytask.share.hard import Hard
 from polytask.share.hydra_lora import HydraLoRA
 from polytask.share.hypernetwork import HyperNetwork
@@ -35,7 +36,6 @@ from polytask.share.polytropon import Polytropon
 from polytask.share.scalearn import ScaLearn, as_adapter
 from polytask.share.slimmable import Sandwich, Slimmable, Supernet
 from polytask.share.smora import SMoRA
-from polytask.share.task_dependent import TaskDependent, task_dependent
 from polytask.share.task_linear import TaskFeature, TaskLinear
 from polytask.share.task_parameters import TaskParameters
 
@@ -97,4 +97,5 @@ __all__ = [
     "task_dependent",
     "top_gates",
     "transferred",
+    "watched_gates",
 ]

@@ -6,10 +6,19 @@ import torch
 from torch import Tensor, nn
 
 
+def rectified(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer in front of a ReLU, whose weights begin by the rule of He et al., *Delving deep into rectifiers*, ICCV
+    2015: what passes through many such layers keeps its scale. A bias begins at 0."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Bank(nn.Module):
     """``count`` linear layers, each with an input of its own: ``(count, N, inputs)`` to ``(count, N, outputs)``.
 
-    A weight begins as that of `nn.Linear` does, a bias at 0.
+    They begin as `rectified` layers do.
     """
 
     def __init__(self, count: int, inputs: int, outputs: int) -> None:
@@ -17,7 +26,7 @@ class Bank(nn.Module):
         self.weight = nn.Parameter(torch.empty(count, inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(count, 1, outputs))
         for layer in self.weight:
-            nn.init.kaiming_uniform_(layer.data.T, a=5**0.5)
+            nn.init.kaiming_uniform_(layer.data.T, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
@@ -32,7 +41,7 @@ class Experts(nn.Module):
     def __init__(self, count: int, width: int, hidden: int) -> None:
         super().__init__()
         self.count = count
-        self.hidden = nn.Linear(width, count * hidden)
+        self.hidden = rectified(width, count * hidden)
         self.output = Bank(count, hidden, width)
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -58,7 +58,10 @@ class Pathway(nn.Module):
 
     @abstractmethod
     def forward(self, features: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Features ``(..., width)`` for each of ``tasks``; computes nothing that only other tasks need."""
+        """Features ``(..., width)`` for each of ``tasks``; computes nothing that only other tasks need.
+
+        `polytask.Model` moves the channels of dense features, ``(N, width, H, W)``, to the last dimension and back.
+        """
 
     @abstractmethod
     def shared_parameters(self) -> Iterator[nn.Parameter]:

@@ -40,7 +40,7 @@ class Transfer(Insertable):
             raise InputError(f"{self.name}: sources {self.sources!r}, expected at least one")
 
     @property
-    def types(self) -> tuple[type[nn.Module], ...]:  # type: ignore[override]
+    def types(self) -> tuple[type[nn.Module], ...]:
         return self.adapter.types
 
     @property

@@ -22,13 +22,12 @@ class Branching(Sharing):
     """Layers of nodes; each node learns which node below it reads, and each task at which one of the top it leaves.
 
     A node is a linear layer with ReLU; those of the first layer read the encoder's features. In each training pass a child
-    ``c`` draws one parent, ``p`` with probability ``softmax(theta_c)_p``, and gradients are those of a softmax of the same
-    draw at temperature ``T`` (Gumbel-softmax)::
+    ``c`` reads a mixture of its parents, the softer the higher the temperature ``T`` (Gumbel-softmax)::
 
-        forward:  one_hot(argmax(theta_c + g))      g = -log(-log U)
-        backward: softmax((theta_c + g) / T)
+        d_c = softmax((theta_c + g) / T),   g = -log(-log U)
 
-    Guo et al., *Learning to branch for multi-task learning*, ICML 2020, section 3. In evaluation each child reads its most
+    whose largest entry is ``p`` with probability ``softmax(theta_c)_p``, and which is that parent alone as ``T`` goes to 0
+    (Guo et al., *Learning to branch for multi-task learning*, ICML 2020, section 3). In evaluation each child reads its most
     probable parent, and only nodes on the way to a task that is asked for run: the tree that was learned. Training does the
     same from ``steps`` on, so that the rest of a run is for the layers of that tree.
 
@@ -41,16 +40,16 @@ class Branching(Sharing):
         start, end: the temperature's.
         steps: how long branches are learned; choose about half of a run.
 
-    Two deviations: the paper trains the layers before it learns branches, and trains the final tree from new weights. Our
-    defaults of all settings are our own; the paper's temperatures are not known here.
+    Two deviations: the paper trains the layers before it learns branches, and trains the final tree from new weights. All
+    defaults are our own; the paper's temperatures are not known here.
     """
 
     name: ClassVar[str] = "branching"
-    layers: int = 3
+    layers: int = 2
     nodes: int | None = None
     start: float = 5.0
     end: float = 0.5
-    steps: int = 500
+    steps: int = 200
 
     def __post_init__(self) -> None:
         if self.layers < 1:
@@ -126,9 +125,9 @@ class BranchingPathway(Pathway):
         return F.linear(x, layer.weight[node].mT, layer.bias[node, 0]).relu()
 
     def _chosen(self, theta: Tensor) -> Tensor:
-        """Which parent each child reads, ``(..., parents)``, 1 for one and 0 for the others; float32 at least."""
+        """How much of each parent each child reads, ``(..., parents)``; float32 at least."""
         theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
-        likely = one_hot_largest(theta)
+        likely = F.one_hot(theta.argmax(-1), self.nodes).to(theta.dtype)
         if not self.training:
             return likely
         progress = (self.passes / (len(self.leaves.tasks) * self.settings.steps)).clamp(max=1)
@@ -144,15 +143,6 @@ class BranchingPathway(Pathway):
 
 
 def drawn(theta: Tensor, temperature: Tensor) -> Tensor:
-    """One of each row of ``theta`` with probability ``softmax(theta)``, as 1 among 0s, ``(..., parents)``.
-
-    The gradient is that of ``softmax((theta + g) / temperature)``, with the Gumbel noise ``g`` of the draw.
-    """
+    """``softmax((theta + g) / temperature)`` along the last dimension, with new Gumbel noise ``g``."""
     noise = -torch.empty_like(theta).exponential_().log()
-    soft = ((theta + noise) / temperature).softmax(-1)
-    return one_hot_largest(soft) + (soft - soft.detach())
-
-
-def one_hot_largest(x: Tensor) -> Tensor:
-    """1 at the largest along the last dimension, the first of equal ones; 0 elsewhere."""
-    return F.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype)
+    return ((theta + noise) / temperature).softmax(-1)

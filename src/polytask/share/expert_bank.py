@@ -36,8 +36,8 @@ class ExpertBank(nn.Module):
       belong.
     - ``"expert-major"``: one expert after the other on its queue of inputs, added to the output at once: at any time the
       weights and activations of one expert are in use. Liang et al., *M3ViT*, NeurIPS 2022.
-    - ``"auto"``: ``"dense"`` where sorting would not be worth it, for few inputs, small experts, or when most are chosen;
-      else ``"sorted"``.
+    - ``"auto"``: ``"dense"`` where sorting would not be worth it, for few inputs, small experts, or when most are chosen,
+      and in exported code; else ``"sorted"``.
 
     All but ``"dense"`` have shapes that depend on the gates: ``torch.compile`` leaves them as they are and compiles what is
     before and after (with ``fullgraph=True`` it refuses, and ``"dense"`` is to be chosen).
@@ -94,7 +94,7 @@ class ExpertBank(nn.Module):
             return self.execution
         experts, hidden, width = self.hidden.shape
         saved = len(rows) * hidden * width * (experts - gates.values.shape[1])
-        return "sorted" if saved > WORTH_SORTING * experts else "dense"
+        return "sorted" if saved > WORTH_SORTING * experts and not torch.compiler.is_exporting() else "dense"
 
     def _weights(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         hidden, hidden_bias, output, output_bias = (

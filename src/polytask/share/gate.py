@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ class Gate(nn.Module):
             return Gates(x.new_ones(*x.shape[:-1], 1), x.new_zeros(*x.shape[:-1], 1, dtype=torch.int64))
         if context is not None:
             x = torch.cat([x, context.to(x.dtype).expand(*x.shape[:-1], -1)], -1)
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x):
             clean = self._of(self.router, x)
             if clean.shape[-1] != self.experts:
                 raise InputError(f"gate: the router gives {clean.shape[-1]} logits, expected {self.experts}, one an expert")
@@ -200,3 +201,29 @@ def chance_of_choice(clean: Tensor, noisy: Tensor, spread: Tensor | float, k: in
     threshold = torch.where(noisy > next_one, next_one, last)
     chance: Tensor = torch.special.ndtr((clean - threshold) / spread)
     return chance
+
+
+@contextmanager
+def watched_gates(model: nn.Module) -> Iterator[list[Gates]]:
+    """Within the block, what each `Gate` of ``model`` chooses in a pass is added to the list, without gradients, in order.
+
+    >>> model = nn.Sequential(Gate(nn.Linear(6, 4), experts=4, k=2))
+    >>> with watched_gates(model) as chosen:
+    ...     _ = model(torch.randn(3, 6))
+    >>> [tuple(gates.experts.shape) for gates in chosen]
+    [(3, 2)]
+    """
+    chosen: list[Gates] = []
+
+    def keep(module: nn.Module, inputs: object, output: Gates) -> None:
+        chosen.append(Gates(*(part.detach() for part in output)))
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, Gate):
+                stack.enter_context(module.register_forward_hook(keep))
+        yield chosen
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

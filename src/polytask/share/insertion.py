@@ -20,7 +20,7 @@ from polytask.errors import InputError, suggest
 from polytask.files import replacing
 from polytask.register import Register
 from polytask.share._linear import linear_types
-from polytask.share.task_dependent import TaskDependent
+from polytask.share.dependence import TaskDependent
 
 Where: TypeAlias = str | Sequence[str] | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
 """Which modules: patterns of their names as in a shell (``"*.query"``), their types, or a function of name and module."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.share._experts import rectified
 from polytask.share._sharing import Pathway, Sharing, TaskModules, sharings
 
 
@@ -49,9 +50,9 @@ class MTANPathway(Pathway):
 
     def __init__(self, width: int, tasks: Sequence[str], blocks: int) -> None:
         super().__init__()
-        self.first = nn.ModuleList([nn.Linear(width, width) for _ in range(blocks)])
-        self.second = nn.ModuleList([nn.Linear(width, width) for _ in range(blocks)])
-        self.onward = nn.ModuleList([nn.Linear(width, width) for _ in range(blocks - 1)])
+        self.first = nn.ModuleList([rectified(width, width) for _ in range(blocks)])
+        self.second = nn.ModuleList([rectified(width, width) for _ in range(blocks)])
+        self.onward = nn.ModuleList([rectified(width, width) for _ in range(blocks - 1)])
         self.attention = TaskModules({task: Attention(width, blocks) for task in tasks})
 
     def forward(self, features: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -76,7 +77,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
         self.masks = nn.ModuleList(
-            nn.Sequential(nn.Linear(width * min(block, 2), width), nn.ReLU(), nn.Linear(width, width), nn.Sigmoid())
+            nn.Sequential(rectified(width * min(block, 2), width), nn.ReLU(), nn.Linear(width, width), nn.Sigmoid())
             for block in range(1, blocks + 1)
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from polytask.share._select import one_hot
-from polytask.share.task_dependent import TaskDependent
+from polytask.share.dependence import TaskDependent
 from polytask.share.task_parameters import TaskParameters
 
 
@@ -20,7 +20,7 @@ class TaskLinear(TaskDependent):
 
     def __init__(self, width: int, outputs: int, tasks: Sequence[str]) -> None:
         super().__init__()
-        self.weights = TaskParameters({task: nn.Linear(width, outputs, bias=False).weight.mT for task in tasks})
+        self.weights = TaskParameters({task: nn.Linear(width, outputs, bias=False).weight.mT.contiguous() for task in tasks})
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x if x.dim() > 2 else x[:, None]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from polytask.errors import InputError, suggest
 from polytask.scope import task_index
 from polytask.share._select import single_task
+from polytask.share.dependence import TaskDependent
 from polytask.share.hypernetwork.contexts import Context, Contexts, Source
 from polytask.share.hypernetwork.running import some_tensor
-from polytask.share.task_dependent import TaskDependent
 from polytask.share.task_parameters import TaskParameters
 
 

@@ -81,7 +81,7 @@ class Slimmable(nn.Sequential):
         self.stages = max(sum(begun), 1)
         self.stage_of = [max(sum(begun[: place + 1]) - 1, 0) for place in range(len(begun))]
         last = conversion.last
-        self.width = last.out_channels if isinstance(last, nn.Conv2d) else last.out_features
+        self.width: int = last.out_channels if isinstance(last, nn.Conv2d) else last.out_features
         self.train(network.training)
 
     def forward(self, x: Tensor, widths: Widths = 1.0) -> Tensor:

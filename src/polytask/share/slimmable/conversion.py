@@ -31,12 +31,12 @@ class Conversion:
     """
 
     def __init__(self, network: nn.Sequential, widths: Sequence[float], batch_norm: BatchNorms, multiple: int) -> None:
-        layers = [layer for layer in network.modules() if type(layer) in (nn.Conv2d, nn.Linear)]
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         inside = {id(layer) for part in network.modules() if isinstance(part, Residual) for layer in part.modules()}
         if not layers or id(layers[-1]) in inside:
             raise InputError("slimmable: the network's last layer is no nn.Conv2d or nn.Linear outside a Residual")
         sizes = [part.num_channels // part.num_groups for part in network.modules() if isinstance(part, nn.GroupNorm)]
-        self.last: nn.Module = layers[-1]
+        self.last = layers[-1]
         self.batch_norm, self.multiple = batch_norm, math.lcm(multiple, *sizes)
         self.shares = {float(width): Fraction(1) for width in sorted({*widths, 1.0})}  # of the channels that come, by width
 

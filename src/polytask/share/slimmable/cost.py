@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from polytask.share.slimmable.chain import Widths
@@ -63,9 +63,10 @@ class Costs:
 
 
 def _run(network: nn.Module, *inputs: Any) -> tuple[int, Any]:
-    """The operations, and the output on the meta device; batch norms are in training mode, and their statistics stay."""
-    named = {name: tensor.detach().to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    """The operations in evaluation mode, and the output on the meta device."""
+    tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
+    shapes = copy.deepcopy(network, {id(tensor): tensor.detach().to("meta") for tensor in tensors})
     arguments = [argument.to("meta") if isinstance(argument, Tensor) else argument for argument in inputs]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = functional_call(network, named, tuple(arguments))
+        output = shapes.eval()(*arguments)
     return counter.get_total_flops() // 2, output

@@ -68,7 +68,7 @@ class RecalibratedBatchNorm(SlimmableLayer, nn.modules.batchnorm._BatchNorm):
         return become(norm, RecalibratedBatchNorm, plain=type(norm))
 
     def forward(self, x: Tensor, width: float = 1.0) -> Tensor:
-        if not self.training:
+        if not (self.training or x.is_meta):  # where only shapes are asked for, statistics do not matter
             raise InputError(
                 "a recalibrated batch norm has no statistics for evaluation: extract a configuration and recalibrate it"
             )

@@ -67,6 +67,7 @@ class Supernet(nn.Module):
             raise InputError(f"supernet: widths {list(widths)}, expected numbers above 0 of which the largest is 1")
         self.per_stage = per_stage
         self.encoder = Slimmable(encoder, self.widths, batch_norm)
+        self.width = self.encoder.width
         self.decoders = TaskModules({name: Slimmable(decoders[name], self.widths, batch_norm) for name in self.tasks})
 
     def forward(

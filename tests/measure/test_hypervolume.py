@@ -1,0 +1,47 @@
+"""The hypervolume: in closed form, and by counting points that are drawn at random."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from polytask import InputError
+from polytask.measure import hypervolume
+
+points = arrays(float, st.tuples(st.integers(1, 6), st.just(3)), elements=st.integers(0, 4).map(float))
+
+
+def test_one_point_is_a_box_and_two_are_their_union() -> None:
+    assert hypervolume([[2.0, 3.0, 4.0]], (1.0, 1.0, 1.0)) == 6.0
+    assert hypervolume([[2.0, 2.0, 1.0], [1.0, 1.0, 3.0]], (0.0, 0.0, 0.0)) == 4.0 + 3.0 - 1.0
+    assert hypervolume([[3.0], [5.0]], (1.0,)) == 4.0
+    assert hypervolume(np.empty((0, 2)), (0.0, 0.0)) == 0.0
+
+
+@given(points)
+def test_it_is_the_number_of_cells_that_a_point_covers(rows: np.ndarray) -> None:
+    cells = np.stack(np.meshgrid(*[np.arange(4) + 0.5] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
+    assert hypervolume(rows, (0.0, 0.0, 0.0)) == pytest.approx(int((cells < rows).all(2).any(1).sum()))
+
+
+@given(points, points)
+def test_more_points_never_cover_less_and_order_and_doubles_do_not_matter(one: np.ndarray, other: np.ndarray) -> None:
+    both = np.concatenate([one, other])
+    whole = hypervolume(both, (0.0, 0.0, 0.0))
+    assert whole >= max(hypervolume(one, (0.0, 0.0, 0.0)), hypervolume(other, (0.0, 0.0, 0.0))) - 1e-9
+    assert hypervolume(np.concatenate([both[::-1], one]), (0.0, 0.0, 0.0)) == pytest.approx(whole)
+    assert hypervolume(both[:, [2, 0, 1]], (0.0, 0.0, 0.0)) == pytest.approx(whole)
+
+
+def test_what_is_not_better_than_the_reference_in_everything_counts_for_nothing() -> None:
+    assert hypervolume([[5.0, -1.0], [0.0, 5.0]], (0.0, 0.0)) == 0.0
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match=r"points \(2,\) and a reference \(2,\), expected \(N, D\) and \(D,\)"):
+        hypervolume([1.0, 2.0], (0.0, 0.0))
+    with pytest.raises(InputError, match="is not finite"):
+        hypervolume([[1.0, float("nan")]], (0.0, 0.0))
