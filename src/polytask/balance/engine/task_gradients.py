@@ -57,10 +57,10 @@ class TaskGradients:
         self.by, self.own = by, own
         self.hold = hold or batches > 1 or (processes is not None and by == "exact")
         self.in_pieces = any(hasattr(p, "device_mesh") for p in self.shared)
-        self.sketch = Sketch(sketch, self._common_seed()) if by == "sketch" else None
         self.scale = 1.0
         self._names: list[str] = []
         self._values: dict[str, list[Tensor]] = {}
+        self.sketch = Sketch(sketch, self._common_seed()) if by == "sketch" else None
         self._losses: dict[str, float] | None = None
         self._parts: dict[int, list[Part]] = {i: [] for i in range(len(self.shared))}
         self._gramian: Tensor | None = None
