@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from functools import wraps
+from typing import Literal, ParamSpec, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +15,28 @@ from torch.nn import functional as F
 from polytask.errors import InputError, suggest
 from polytask.share.gate import Gates
 
+P = ParamSpec("P")
+
 Execution: TypeAlias = Literal["auto", "dense", "sorted", "expert-major"]
 """How a bank is evaluated; the results are equal."""
 
 WORTH_SORTING = 2**19
 """Multiplications to be saved for each expert before sorting takes less time than all experts for all inputs: measured on a
 processor, forward and backward, with widths of 32 to 384 and 4 to 16 experts."""
+
+
+def _apart(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """What `torch.compiler.disable` does, which takes seconds to import, on the first call from compiled code."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        output: Tensor = torch.compiler.disable(function)(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return output
+
+    run._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return run
 
 
 class ExpertBank(nn.Module):
@@ -110,7 +128,7 @@ class ExpertBank(nn.Module):
         mixed: Tensor = weighed @ output.flatten(0, 1) + weights @ output_bias
         return mixed
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_apart
     def _sorted(self, x: Tensor, gates: Gates) -> Tensor:
         chosen = gates.experts.flatten()
         order = chosen.argsort(stable=True)
@@ -120,7 +138,7 @@ class ExpertBank(nn.Module):
         values = gates.values.flatten().index_select(0, order).to(outputs.dtype)
         return outputs.new_zeros(x.shape).index_add(0, row, outputs * values[:, None])
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_apart
     def _expert_major(self, x: Tensor, gates: Gates) -> Tensor:
         mixed = None
         for expert, own in enumerate(zip(*self._unbound(x), strict=True)):
