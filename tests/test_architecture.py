@@ -103,3 +103,9 @@ def test_the_documented_order_is_this_one() -> None:
     for line in ORDER:
         for name in line.split():
             assert re.search(rf"^ .*\b{name}(/|\.py)?\s", page, re.MULTILINE), f"docs/architecture.md: no {name}"
+
+
+def test_a_process_that_trains_does_not_load_torchs_compiler() -> None:
+    """It takes as long to import as torch itself, and only who compiles needs it."""
+    code = "import sys, polytask.fitting, polytask.comparison; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
