@@ -52,8 +52,8 @@ PAPER = Paper(
             method="ci-kd smallest encoder",
             baseline="plain smallest encoder",
             claimed="better performance of small sub-networks; its figures were not found",
-            comment="The mean value over tasks and decoders, in percent. The largest encoder is trained along with the smallest "
-            "and from scratch, so that for most of the eight epochs there is little to be learned from it.",
+            comment="The mean value over tasks and decoders, in percent. The largest encoder is trained along with the "
+            "smallest and from scratch, so that for most of the eight epochs there is little to be learned from it.",
         ),
         _claim(
             name="representation",

@@ -75,8 +75,8 @@ PAPER = Paper(
             baseline="chosen dense delta",
             better="higher",
             claimed=_FEWER,
-            comment="In percent of single-task models' metrics. Three times the epochs help a dense encoder more than experts "
-            "do: at this size, and without pre-training, none of the models is near the end of its training.",
+            comment="In percent of single-task models' metrics. Three times the epochs help a dense encoder more than "
+            "experts do: at this size, and without pre-training, none of the models is near the end of its training.",
         ),
         _claim(
             name="gates",

@@ -7,8 +7,8 @@ learning rate of `RATES`, on the same batches, angles and, where it has one, ``t
 and 1,000 test.
 
 What is compared is the mean of the loss over a run, at 11 even points of it and 6 angles: on validation digits it chooses
-the learning rate, for each method and optimizer; test digits are reported. A loss above ``log 10``, that of guessing, counts as
-``log 10``, and so does one that is infinite or no number. A run that ends within 1 % of guessing has failed.
+the learning rate, for each method and optimizer; test digits are reported. A loss above ``log 10``, that of guessing,
+counts as ``log 10``, and so does one that is infinite or no number. A run that ends within 1 % of guessing has failed.
 """
 
 from __future__ import annotations
