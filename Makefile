@@ -19,7 +19,7 @@ test: install  ## run the linter, the type checker and the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -n 2
+	@$(BIN)/pytest -n 2 --dist worksteal
 
 lint: install  ## format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .

@@ -1,12 +1,13 @@
-"""Trains a small model again and again, killed at every point where it touches a file.
+"""Trains a small model again and again, killed at every second point where it touches a file.
 
-``python kills.py FOLDER``: a child process is killed by SIGKILL at its first change of a file, the next at its second, and
+``python kills.py FOLDER``: a child process is killed by SIGKILL at its first change of a file, the next at its third, and
 so on, each followed by a run that is let go to its end. An earlier model is in its place at the start, and a whole one must
 be there at every moment. What it finds goes to standard output as JSON.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -75,10 +76,10 @@ def main(folder: Path) -> None:
     expected = sha256(folder / "whole" / "model" / "model.safetensors")
     pt.save(Recipe(seed=1).build(DATA), folder / "earlier")
     kills, broken, differing, failed, left = 0, [], [], [], []
-    while True:
-        here = folder / str(kills)
+    for change in itertools.count(1, 2):
+        here = folder / str(change)
         shutil.copytree(folder / "earlier", here / "model")
-        status = in_child(here, kills + 1)
+        status = in_child(here, change)
         if not os.WIFSIGNALED(status):
             break
         kills += 1
@@ -87,11 +88,11 @@ def main(folder: Path) -> None:
         except InputError as error:
             broken.append(str(error))
         if in_child(here) != 0:
-            failed.append(kills)
+            failed.append(change)
         elif sha256(here / "model" / "model.safetensors") != expected:
-            differing.append(kills)
+            differing.append(change)
         if (here / "model.run").exists():
-            left.append(kills)
+            left.append(change)
         shutil.rmtree(here)
     print(json.dumps({"kills": kills, "broken": broken, "differing": differing, "failed": failed, "left": left}))
 

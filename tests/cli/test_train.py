@@ -87,7 +87,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
 
 
 def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
-    words = ["fit", *DIGITS, "--steps", "300"]
+    words = ["fit", *DIGITS, "--steps", "150"]
     process = subprocess.Popen([*COMMAND, *words, "-o", str(tmp_path / "killed")], cwd=ROOT, stderr=subprocess.DEVNULL)
     while not (tmp_path / "killed.run" / "checkpoint.pt").exists():
         assert process.poll() is None
@@ -95,7 +95,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> Non
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
-    assert "differs in steps 300 -> 301" in refused(*words[:-1], 301, "-o", tmp_path / "killed")
+    assert "differs in steps 150 -> 151" in refused(*words[:-1], 151, "-o", tmp_path / "killed")
     again = polytask(*words, "-o", tmp_path / "killed")
     assert again.code == 0 and "going on from" in again.err
     assert not (tmp_path / "killed.run").exists()
@@ -108,7 +108,7 @@ def test_a_fit_killed_at_any_change_of_a_file_goes_on_and_the_earlier_model_stay
     ran = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
-    assert found.pop("kills") > 20
+    assert found.pop("kills") > 10
     assert found == {"broken": [], "differing": [], "failed": [], "left": []}
 
 

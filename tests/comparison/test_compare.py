@@ -100,7 +100,7 @@ def test_a_ray_cluster_finds_what_this_process_finds(tmp_path: Path) -> None:
         "    run = Runner(data, **settings); run(trials); found.append([run.results[t]['test'] for t in trials])\n"
         "print('same' if found[0] == found[1] else found)\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=400)
     assert done.stdout.strip().endswith("same"), done.stdout + done.stderr
 
 
@@ -112,8 +112,8 @@ def test_no_cluster_is_one_line(tmp_path: Path) -> None:
 
 def test_killed_at_any_moment_it_goes_on_and_finished_trials_never_run_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "polytask.cli.main", "compare", "multidigits", "--task", "left", "--task", "ink"]
-    command += ["--steps", "3", "--seeds", "2", "--weight-trials", "0", "--methods", "hard", "--workers", "1"]
-    command += ["--out", str(tmp_path / "out")]
+    command += ["--steps", "3", "--seeds", "2", "--weight-trials", "0", "--methods", "hard"]
+    command += ["--workers", "1", "--lr", "1e-3", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     trials = tmp_path / "out" / "trials"

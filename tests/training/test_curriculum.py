@@ -87,12 +87,12 @@ def test_promotion_follows_the_records_from_the_next_epoch_on(each: str) -> None
     assert stages.index(1) == math.ceil(first)
 
 
-@pytest.mark.parametrize("each", ["one", "all"])
-def test_a_run_stopped_at_any_step_ends_with_the_same_bits(each: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("each", "shifts"), [("one", (-4, -1, 1)), ("all", (-2, 0))])
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(each: str, shifts: tuple[int, ...], tmp_path: Path) -> None:
     whole = run(PROMOTION, tasks_per_step=each)
     stages = [PROMOTION.stage([r for r in whole.history if r["epoch"] <= epoch]) for epoch in range(12)]
     # Stopped within the epochs that decide, after evaluations that the epoch under way must not hear of, and beyond them.
-    for at in sorted({5 * stages.index(stage) + shift for stage in (1, 2) for shift in (-4, -2, -1, 0, 1)}):
+    for at in sorted({5 * stages.index(stage) + shift for stage in (1, 2) for shift in shifts}):
         out = tmp_path / str(at)
         with pytest.raises(KeyboardInterrupt):
             run(PROMOTION, out, listeners=[Stop(at)], tasks_per_step=each)

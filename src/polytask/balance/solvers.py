@@ -14,8 +14,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import lapack
-from scipy.optimize import nnls
 from torch import Tensor
 
 Array: TypeAlias = NDArray[np.float64]
@@ -81,6 +79,8 @@ def nonnegative(matrix: Array, linear: Array, free: Flags | None = None) -> Arra
         patience = 4 if count < fewest else patience - 1
         fewest = min(count, fewest)
         free = free ^ wrong
+    from scipy.optimize import nnls  # scipy's parts take half a second to import, and a run seldom needs them
+
     # Going in circles, as it may where tasks depend on each other: one entry at a time, which is slower, cannot.
     values, vectors = np.linalg.eigh(matrix)
     root: Array = np.sqrt(np.maximum(values, RIDGE))
@@ -324,6 +324,8 @@ def _guess(matrix: Array, linear: Array) -> Flags:
 
 
 def _solve(matrix: Array, right: Array) -> Array:
+    from scipy.linalg import lapack
+
     if len(right) == 0:
         return right
     _, x, failed = lapack.dposv(matrix.T, right, lower=1)  # transposed it is as LAPACK wants it, and saves a copy
