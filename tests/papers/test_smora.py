@@ -221,9 +221,10 @@ def test_tasks_have_the_same_images_and_other_labels(folder: Path) -> None:
 def test_the_claims_are_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(glyphs, "STEPS", 3)
     monkeypatch.setattr(glyphs, "RATES", (1e-2,))
+    monkeypatch.setattr(glyphs, "BASE", glyphs.BASE | {"epochs": 1})
     measured = glyphs.measure(0, folder)
     for claim in PAPER.claims:
         assert {claim.method, claim.baseline} <= set(measured)
-    assert measured["base"] > 85
+    assert measured["base"] > 70
     assert all(isinstance(value, float) and value == value for value in measured.values())
     plot({0: measured})
