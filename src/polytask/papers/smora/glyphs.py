@@ -7,9 +7,9 @@ tell a language model; every way of adapting is in the same three layers, before
 ranks and 4 of them active, for layers of 64 to 256 units; what is added is scaled by 2, as in the paper.
 
 Each method has `RATES`, of which the validation accuracy chooses, and for each rate `STEPS` steps of AdamW on a cosine, from
-the same initial network, with the same batches in the same order. Larger rates were tried on a seed that is not reported: 3e-2
-was far worse for all, and 1.5e-2 better for none of the five methods that it was tried for. In so few passes the paper's step
-of 1e-5 moves no bias by more than 0.004, as good as nothing; a step of `BALANCE` moves it by up to 0.4.
+the same initial network, with the same batches in the same order. Larger rates were tried on a seed that is not reported:
+3e-2 was far worse for all, and 1.5e-2 better for none of five methods that were given it. In so few passes the paper's
+step of 1e-5 moves no bias by more than 0.004, as good as nothing; a step of `BALANCE` moves it by up to 0.4.
 """
 
 from __future__ import annotations
