@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polytask.share.gate import routing_logits
 from polytask.share.routed_lora import RoutedLoRAPart, SoftmaxRouter
+from polytask.share.smora import SigmoidRouter
 
 
 class Constant(nn.Module):
@@ -92,6 +93,35 @@ def test_dropout_is_of_the_adapter_alone_and_while_training() -> None:
     assert not torch.equal(part(layer, x), part(layer, x))
     part.eval()
     torch.testing.assert_close(part(layer, x), made()[1].eval()(layer, x))
+
+
+def test_router_and_factors_see_the_same_dropout() -> None:
+    class Watching(Constant):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = x
+            return super().forward(x)
+
+    layer, _ = made()
+    router = Watching([0.5, 2.0])
+    part = RoutedLoRAPart(layer, 2, 2, router, scaling=3.0, dropout=0.5)
+    nn.init.normal_(part.b)
+    x = torch.randn(4, 6)
+    output = part(layer, x)
+    kept = router.seen != 0
+    assert not kept.all() and torch.equal(router.seen[kept], 2 * x[kept])
+    wanted = layer(x)  # the layer's own input is whole
+    for expert, gate in enumerate((0.5, 2.0)):
+        wanted = wanted + 3.0 * gate * (router.seen @ part.a[expert].T @ part.b[expert])
+    torch.testing.assert_close(output, wanted)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_pass_without_data(k: int) -> None:
+    """On the meta device, where what a pass costs is counted."""
+    with torch.device("meta"):
+        layer = nn.Linear(6, 5)
+        for router in (SoftmaxRouter(6, 3, k), SigmoidRouter(6, 3, k)):
+            assert RoutedLoRAPart(layer, 3, 2, router, scaling=1.0)(layer, torch.randn(2, 7, 6)).shape == (2, 7, 5)
 
 
 # The router of a softmax

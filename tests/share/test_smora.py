@@ -103,6 +103,17 @@ def test_experts_of_several_ranks_stay_whole() -> None:
     torch.testing.assert_close(layer.eval()(x), wanted)
 
 
+def test_what_it_begins_with() -> None:
+    """``G`` and ``A`` uniform within ``1 / sqrt(in)``, as of `nn.Linear`, ``B`` and the bias 0."""
+    torch.manual_seed(0)
+    part: Any = insert(nn.Linear(400, 300), SMoRA(), ["all"], where="").parts[""]
+    for tensor in (part.a, part.router.weight):
+        assert 0.99 / 20 < tensor.abs().max() <= 1 / 20
+        assert float(tensor.detach().std()) == pytest.approx(1 / 20 / 3**0.5, rel=0.03)
+    assert part.a.shape == (64, 1, 400) and part.router.weight.shape == (64, 400)
+    assert not part.b.any() and not part.router.bias.any()
+
+
 # Gradients
 
 

@@ -27,7 +27,7 @@ def routing_logits(x: Tensor, weight: Tensor) -> Tensor:
         weight: ``(experts, in)``.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
+    with _no_autocast(x):
         return F.linear(x.to(dtype), weight.to(dtype))
 
 
