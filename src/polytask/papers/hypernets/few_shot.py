@@ -17,7 +17,7 @@ to choose. The measure is the mean accuracy in `EPISODES` episodes of the test c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 from typing import TypeAlias
@@ -32,7 +32,7 @@ from polytask.share.hypernetwork import MLP, Example, Hyperfan, HyperNetwork
 
 WAYS, SHOTS, QUERIES, WIDTH = 5, 5, 10, 64
 STEPS, EPISODES, HEAD_STEPS = 600, 100, 50
-GENERATORS, GENERATOR_RATES = (MLP((128,)), MLP((256,), "tanh")), (3e-4, 1e-3)
+GENERATORS, GENERATOR_RATES = (MLP((128,)), MLP((256,), "tanh")), (1e-3, 3e-3)
 RATES, HEAD_RATES = (1e-3, 3e-3), (0.03, 0.1)
 
 Classes: TypeAlias = list[Tensor]
@@ -85,15 +85,21 @@ class HeadFromData(nn.Module):
         return self.head.each(self.encoder(queries.flatten(0, 1)), means).squeeze(-1).T
 
 
+@torch.enable_grad()
+def descend(loss: Callable[[], Tensor], parameters: Iterable[Tensor], lr: float, steps: int) -> None:
+    """Steps of Adam, each on the loss as it is then."""
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
 def by_episodes(some: Classes, generator: MLP, lr: float, seed: int) -> Way:
     """Encoder and generator, trained together."""
     torch.manual_seed(seed)
     model, random = HeadFromData(generator), torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        F.cross_entropy(model(*episode(some, random)), LABELS).backward()
-        optimizer.step()
+    descend(lambda: F.cross_entropy(model(*episode(some, random)), LABELS), model.parameters(), lr, STEPS)
     return lambda support, queries: torch.stack([model(*each) for each in zip(support, queries, strict=True)])
 
 
@@ -103,12 +109,12 @@ def by_classes(some: Classes, lr: float, seed: int) -> nn.Module:
     features, random = encoder(), torch.Generator().manual_seed(seed)
     model = nn.Sequential(features, nn.Linear(WIDTH, len(some)))
     images, labels = torch.cat(some), torch.arange(len(some)).repeat_interleave(torch.tensor([len(c) for c in some]))
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    for _ in range(STEPS):
+
+    def loss() -> Tensor:
         rows = torch.randint(len(images), (WAYS * (SHOTS + QUERIES),), generator=random)
-        optimizer.zero_grad()
-        F.cross_entropy(model(images[rows]), labels[rows]).backward()
-        optimizer.step()
+        return F.cross_entropy(model(images[rows]), labels[rows])
+
+    descend(loss, model.parameters(), lr, STEPS)
     return features
 
 
@@ -120,13 +126,12 @@ def fitted(features: nn.Module, lr: float) -> Way:
         labels = torch.arange(WAYS).repeat_interleave(SHOTS).repeat(len(support))
         weight = torch.zeros(len(support), WIDTH, WAYS, requires_grad=True)
         bias = torch.zeros(len(support), 1, WAYS, requires_grad=True)
-        optimizer = torch.optim.Adam([weight, bias], lr=lr)
-        with torch.enable_grad():
-            for _ in range(HEAD_STEPS):
-                optimizer.zero_grad()
-                F.cross_entropy((known @ weight + bias).flatten(0, 1), labels, reduction="sum").backward()
-                optimizer.step()
-        return asked @ weight + bias
+
+        def loss() -> Tensor:
+            return F.cross_entropy((known @ weight + bias).flatten(0, 1), labels, reduction="sum")
+
+        descend(loss, [weight, bias], lr, HEAD_STEPS)
+        return torch.baddbmm(bias, asked, weight)
 
     return logits
 

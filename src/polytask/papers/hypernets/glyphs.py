@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from polytask.papers._experts.experts import Part
 from polytask.papers._experts.glyphs import FILES, load
 
-__all__ = ["FILES", "PIXELS", "Glyphs", "perceptron"]
+__all__ = ["FILES", "PIXELS", "Glyphs", "Part", "accuracy", "count", "perceptron"]
 
 PIXELS = 14 * 14
 
@@ -29,6 +29,7 @@ class Glyphs:
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """Their names: three collections, and a transformed copy of each."""
         return tuple(self.data)
 
     def part(self, task: str, part: Part, size: int) -> tuple[Tensor, Tensor]:

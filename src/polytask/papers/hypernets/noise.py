@@ -4,14 +4,14 @@
 of 8 numbers, by hidden layers of 64 and 32, all weights at once; 4 networks see each batch of 50. So that they do not become
 one network, a term pulls each weight's distribution towards N(0, 0.1^2) (`polytask.share.hypernetwork.Spread`), weighed less
 than a bound on the likelihood would have it. Each side has four trials by Adam, of which 500 validation digits choose by the
-negative log-likelihood: of learning rates and lengths; or, with the term, of learning rates and its weight. Tests are 2,000
-digits, and as many printed letters, which no network has seen. Beside them stand the generator without the term, and five
-networks that were trained apart as validation would have the one, a deep ensemble.
+negative log-likelihood: of learning rates and lengths; or, with the term, of learning rates and its weight, at the greater
+length. Tests are 2,000 digits, and as many printed letters, which no network has seen. Beside them stand the generator
+without the term, and five networks that were trained apart as validation would have the one, a deep ensemble.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from torch.nn import functional as F
 
 from polytask.claim import Measurements
 from polytask.data.examples import Examples
-from polytask.papers.hypernets.glyphs import Glyphs, perceptron
+from polytask.papers.hypernets.glyphs import Glyphs, Part, perceptron
 from polytask.share import penalties
 from polytask.share.hypernetwork import MLP, Hyperfan, HyperNetwork, Noise, Spread
 from polytask.training import fit
 
-SIZES = {"train": 500, "validation": 500, "test": 2000}
+SIZES: dict[Part, int] = {"train": 500, "validation": 500, "test": 2000}
 MEMBERS, NETWORKS, APART, BATCH = 4, 20, 5, 50
 LENGTHS, RATES, GENERATOR_RATES = (150, 300), (3e-3, 1e-2), (1e-3, 3e-3)
 PRIOR, WEIGHTS = 0.1, (1e-3, 1e-2)
@@ -34,20 +34,25 @@ PRIOR, WEIGHTS = 0.1, (1e-3, 1e-2)
 
 
 class Ensemble(nn.Module):
-    """Trains one network, or all members of a generator, on the same task (`polytask.model.Losses`)."""
+    """Trains a classifier, or all members of a generator of classifiers, on the same task (`polytask.model.Losses`).
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: gives logits ``(N, classes)``, or ``(N, members, classes)`` as of ``Noise(members=4)``.
+        task: the name of the targets, ``(N,)`` integers.
+    """
+
+    def __init__(self, network: nn.Module, task: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.task = network, task
 
-    def losses(self, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
+    def losses(self, batch: tuple[Tensor, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The mean cross-entropy over members, and what the generator's terms add."""
-        images, targets = batch
+        inputs, targets = batch
         with penalties(self) as found:
-            logits = self.network(images)
+            logits = self.network(inputs)
         members = logits if logits.dim() == 3 else logits[:, None]
-        labels = targets["digit"].repeat_interleave(members.shape[1])
-        return {"digit": F.cross_entropy(members.flatten(0, 1), labels) + sum(found)}
+        labels = targets[self.task].repeat_interleave(members.shape[1])
+        return {self.task: F.cross_entropy(members.flatten(0, 1), labels) + sum(found)}
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters."""
@@ -107,14 +112,14 @@ def measure_noise(seed: int, data: Path) -> Measurements:
     networks trained ``apart``.
     """
     glyphs = Glyphs(data, seed)
-    train, validation, test = (glyphs.part("mnist", part, size) for part, size in SIZES.items())  # type: ignore[arg-type]
+    train, validation, test = (glyphs.part("mnist", part, size) for part, size in SIZES.items())
     letters, _ = glyphs.part("notmnist", "test", SIZES["test"])
     examples = Examples(train[0], {"digit": train[1]})
 
     def trained(build: Callable[[], nn.Module], lr: float, steps: int, start: int = seed) -> nn.Module:
         torch.manual_seed(start)
         network = build()
-        fit(Ensemble(network), examples, steps=steps, batch_size=BATCH, lr=lr, seed=start)
+        fit(Ensemble(network, "digit"), examples, steps=steps, batch_size=BATCH, lr=lr, seed=start)
         return network
 
     def nll(network: nn.Module) -> float:
@@ -123,11 +128,12 @@ def measure_noise(seed: int, data: Path) -> Measurements:
     tried = {(lr, steps): trained(perceptron, lr, steps) for lr in RATES for steps in LENGTHS}
     chosen = min(tried, key=lambda settings: nll(tried[settings]))
     apart = [trained(perceptron, *chosen, start=1000 * seed + i) for i in range(APART)]
-    without, with_term = partial(generator, 0.0), [partial(generator, weight) for weight in WEIGHTS]
+    alone = [(partial(generator, 0.0), lr, steps) for lr in GENERATOR_RATES for steps in LENGTHS]
+    noise = [(partial(generator, weight), lr, max(LENGTHS)) for weight in WEIGHTS for lr in GENERATOR_RATES]
     found = {
         "single": tried[chosen],
-        "noise": min((trained(build, lr, max(LENGTHS)) for build in with_term for lr in GENERATOR_RATES), key=nll),
-        "alone": min((trained(without, lr, max(LENGTHS)) for lr in GENERATOR_RATES), key=nll),
+        "noise": min((trained(*settings) for settings in noise), key=nll),
+        "alone": min((trained(*settings) for settings in alone), key=nll),
         "apart": nn.ModuleList(apart),
     }
     each = {side: judged(network, test, letters, seed) for side, network in found.items()}
