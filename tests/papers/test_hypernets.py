@@ -90,14 +90,14 @@ def test_only_generator_and_embeddings_are_trained_through_what_they_make(strate
     x, optimizer = torch.randn(64, 7), torch.optim.Adam(network.parameters(), lr=1e-3)
     wanted = {task: torch.sin(x[:, i : i + 3]) for i, task in enumerate(TASKS)}
     losses = []
-    for _ in range(100):
+    for _ in range(50):
         loss = torch.stack([F.mse_loss(network.each(x, [task])[0], y) for task, y in wanted.items()]).sum()
         optimizer.zero_grad()
         loss.backward()
         losses.append(float(loss.detach()))
         assert all(p.grad is not None for p in network.parameters())
         optimizer.step()
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @every_strategy

@@ -69,7 +69,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
         few_shot.plot(mean(f"{method} accuracy"), row, "o", color="#0072b2", markersize=8)
     _rows(few_shot, list(HEADS.values()))
     few_shot.set_xlabel("%")
-    few_shot.set_title("accuracy, five new classes by five examples each", loc="left", fontsize=10)
+    few_shot.set_title("accuracy on five new classes", loc="left", fontsize=10)
 
     for axes in (sharing, noise, few_shot):
         axes.spines[["top", "right"]].set_visible(False)
