@@ -128,7 +128,7 @@ def measure_sharing(seed: int, data: Path) -> Measurements:
             mixture = Mixture(examples, tasks_per_step="all", batch_size=BATCH, seed=seed)
             fit(model, mixture, epochs=EPOCHS, lr=lr, seed=seed)
             tried.append((model.accuracy(parts["validation"]), model.accuracy(parts["test"]), lr, float(count(model))))
-        _, *best = max(tried)
+        _, *best = max(tried, key=lambda trial: trial[0])
         names = ("accuracy", "lr", "parameters")
         measured |= {f"{method} {what}": value for what, value in zip(names, best, strict=True)}
     return measured
