@@ -34,6 +34,7 @@ from polytask.papers.mhr.comparison import FILES, measure
 from polytask.papers.mhr.picture import plot
 from polytask.papers.mhr.t5 import routing, skills, t5_xl
 from polytask.papers.mhr.transfer import NEW, transfer
+from polytask.share.lora import LoRA
 from polytask.share.mhr import MHR, as_lora, averaged
 from polytask.share.polytropon import Polytropon
 
@@ -68,8 +69,8 @@ PAPER = Paper(
             method="mhr",
             baseline="lora-big",
             claimed="better than single adapters of a comparable size",
-            comment="What a task is given is of rank 1 with MHR, of rank 8 with this LoRA. In a network of 256 units that is "
-            "more of a difference than in one of 2,048.",
+            comment="What a task is given is of rank 1 with MHR, of rank 8 with this LoRA. In layers of 256 units that is "
+            "more of a difference than in those of 2,048.",
         ),
         _claim(
             name="routing alone",
@@ -140,9 +141,9 @@ PAPER = Paper(
         ),
         Scale(
             name="LoRA of rank 1 on T5-XL",
-            build=partial(skills, MHR(skills=1, heads=1, rank=1)),
-            parameters=2_211_840 + 432,
-            source="counted: r (in + out) of 432 layers, and one number a layer that a single skill's routing has",
+            build=partial(skills, LoRA(rank=1)),
+            parameters=2_211_840,
+            source="counted: r (in + out) of 432 layers",
         ),
         Scale(
             name="Poly on T5-XL, with the routing of one task",

@@ -42,7 +42,9 @@ class Answering(nn.Module):
     def answers(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits of each example's four answers, ``(N, 4)``."""
         with task_scope(self.tasks, inputs["task"]):
-            return self(inputs["images"]).gather(1, self.classes[inputs["task"]])
+            named = self(inputs["images"])
+        answers: Tensor = named.gather(1, self.classes[inputs["task"]])
+        return answers
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """The mean cross-entropy of each task that the batch has examples of."""
@@ -75,7 +77,7 @@ def base(sets: Mapping[str, Split], seed: int) -> Answering:
     for _ in range(BASE_STEPS):
         rows = torch.randint(len(images), (64,))
         optimizer.zero_grad()
-        F.cross_entropy(network(images[rows]), labels[rows]).backward()
+        F.cross_entropy(network(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return network.requires_grad_(False)
 

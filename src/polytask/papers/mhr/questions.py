@@ -1,8 +1,8 @@
 """Many tasks out of three sets of glyphs: which of four classes is it, for images of one set that are seen in one way.
 
-The sets are MNIST, USPS and notMNIST at 16 x 16 pixels. A way of seeing turns images by a multiple of 90 degrees, may mirror
-them, and may exchange ink and paper: 48 pairs of a set and a way, each for one task, which has four classes at random. A
-task that is held out thus shows a pair that no other task has, while others have its set, and others its way.
+The sets are MNIST, USPS and notMNIST at 16 x 16 pixels. A way of seeing turns images by a multiple of 90 degrees, and may
+mirror them. Of each of the 24 pairs of a set and a way there are two tasks, of four classes each, at random and none in
+common: 48 tasks. Whichever tasks are held out, none of their classes was seen in their way and set.
 
 Classes have one number in all tasks, digits 0 to 9 and letters A to J 10 to 19, and a task's answers are its four classes:
 as a language model ranks a question's answers, and no task has weights to read answers out.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from polytask.papers._experts.glyphs import FILES, load
 
 __all__ = ["CLASSES", "FILES", "PIXELS", "Questions", "glyphs", "questions"]
 
-PIXELS, CLASSES, ANSWERS = 16, 20, 4
+PIXELS, CLASSES, ANSWERS, WAYS = 16, 20, 4, 8
 SOURCES = ("mnist", "usps", "notmnist")
 COUNTS = {"train": 30, "validation": 6, "test": 12}
 """Tasks to train on, to choose rates of transfer by, and to report."""
@@ -59,37 +60,42 @@ def questions(sets: Mapping[str, Split], seed: int, sizes: Mapping[str, int]) ->
 
     Args:
         sets: what `glyphs` gives.
-        seed: of the pairs of a set and a way, of the classes, and of the images that are taken.
+        seed: of the classes, of which tasks are of which kind, and of the images that are taken.
         sizes: at most how many images of a task each split has.
     """
     generator = torch.Generator().manual_seed(seed)
-    pairs = [(name, way) for name in SOURCES for way in range(16)]
-    order = torch.randperm(len(pairs), generator=generator).tolist()
+    tasks: list[_Asked] = []
+    for name in SOURCES:
+        for way in range(WAYS):
+            classes = torch.randperm(10, generator=generator) + 10 * (name == "notmnist")
+            tasks += [(name, way, classes[:ANSWERS]), (name, way, classes[ANSWERS : 2 * ANSWERS])]
+    order = torch.randperm(len(tasks), generator=generator).tolist()
     made, start = {}, 0
     for kind, count in COUNTS.items():
-        chosen = [pairs[i] for i in order[start : start + count]]
+        chosen = [tasks[i] for i in order[start : start + count]]
         made[kind] = _questions(sets, chosen, sizes, generator)
         start += count
     return made
 
 
 def seen(images: Tensor, way: int) -> Tensor:
-    """Images ``(N, 1, H, H)`` in ``[0, 1]`` in one of 16 ways: 0 is as they are."""
-    if way & 8:
-        images = 1 - images
+    """Images ``(N, 1, H, H)`` in ``[0, 1]`` in one of 8 ways: 0 is as they are."""
     if way & 4:
         images = images.flip(-1)
     return images.rot90(way & 3, (-2, -1))
 
 
+_Asked: TypeAlias = tuple[str, int, Tensor]
+"""The set of a task, the way of seeing, and the classes ``(4,)``."""
+
+
 def _questions(
-    sets: Mapping[str, Split], chosen: Sequence[tuple[str, int]], sizes: Mapping[str, int], generator: torch.Generator
+    sets: Mapping[str, Split], chosen: Sequence[_Asked], sizes: Mapping[str, int], generator: torch.Generator
 ) -> Questions:
-    classes = [torch.randperm(10, generator=generator)[:ANSWERS] + 10 * (name == "notmnist") for name, _ in chosen]
     parts = {}
     for part, size in sizes.items():
         images, tasks, answers = [], [], []
-        for number, ((name, way), four) in enumerate(zip(chosen, classes, strict=True)):
+        for number, (name, way, four) in enumerate(chosen):
             all_images, targets = getattr(sets[name], part)[:]
             matches = targets["class"][:, None] == four
             rows = matches.any(1).nonzero().flatten()
@@ -98,7 +104,8 @@ def _questions(
             tasks.append(torch.full((len(rows),), number))
             answers.append(matches[rows].long().argmax(1))
         parts[part] = Examples({"images": torch.cat(images), "task": torch.cat(tasks)}, {"answer": torch.cat(answers)})
-    return Questions(tuple(f"{name} {way}" for name, way in chosen), torch.stack(classes), **parts)
+    names = tuple(f"{name} {way}: {' '.join(map(str, four.tolist()))}" for name, way, four in chosen)
+    return Questions(names, torch.stack([four for _, _, four in chosen]), **parts)
 
 
 def _small(split: Split, name: str, first: int) -> Split:

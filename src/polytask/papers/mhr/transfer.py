@@ -58,6 +58,7 @@ def transfer(
     optimizer = torch.optim.Adam(groups)
     for _ in range(steps):
         optimizer.zero_grad()
-        F.cross_entropy(all_tasks(images).flatten(0, 1), answers.flatten(), reduction="sum").div(answers.shape[1]).backward()
+        summed = F.cross_entropy(all_tasks(images).flatten(0, 1), answers.flatten(), reduction="sum")
+        (summed / answers.shape[1]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return all_tasks
