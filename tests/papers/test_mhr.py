@@ -124,7 +124,7 @@ def test_tasks_are_learned_as_if_each_were_alone(small: Answering, trained: tupl
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     images, answers = torch.rand(2, 6, 1, 4, 4), torch.randint(4, (2, 6))
     rates = {"*.logits.*": 0.1, "*": 1e-2}
-    ask = transfer.transfer(net, images, CLASSES, answers, rates, steps=5)
+    ask = transfer(net, images, CLASSES, answers, rates, steps=5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     more = torch.rand(2, 9, 1, 4, 4)
     together = ask(more)
@@ -149,7 +149,7 @@ def test_no_steps_leave_what_was_trained(small: Answering) -> None:
     for parameter in inserted.parameters():
         nn.init.normal_(parameter)
     x = torch.rand(2, 3, 1, 4, 4)
-    ask = transfer.transfer(net, x, CLASSES, torch.zeros(2, 3, dtype=torch.long), {"*": 1.0}, steps=0)
+    ask = transfer(net, x, CLASSES, torch.zeros(2, 3, dtype=torch.long), {"*": 1.0}, steps=0)
     with task_scope(NEW):
         torch.testing.assert_close(ask(x)[1], net(x[1])[:, CLASSES[1]])
 
@@ -180,7 +180,7 @@ def test_a_rate_is_chosen_by_the_first_tasks_and_the_others_are_reported(small: 
     few = [(images, (said[None, :, k] + 1) % 4, CLASSES[k : k + 1]) for k in range(2)]  # to learn what it does not say yet
     learned = [[(images[0], (said[:, k] + 1) % 4)] for k in range(2)]
     first, second = ((*few[k], learned[k]) for k in range(2))
-    rates, steps = (0.0, 1e-2), 200
+    rates, steps = (0.0, 3e-2), 60
     found = comparison._learned("name", net, [first, second], rates=rates, steps=steps)
     assert found["name"] > 60 and found["name numbers"] == sum(p.numel() for p in net.parameters() if p.requires_grad)
     kept = (*few[0], [(images[0], said[:, 0])])  # by what the network said before it is best to learn nothing
@@ -201,7 +201,10 @@ def test_a_seed_measures_what_the_claims_compare(folder: Path, monkeypatch: pyte
         (comparison, "SIZES", {"train": 40, "validation": 10, "test": 20}),
         (comparison, "STEPS", 8),
         (comparison, "RATES", (1e-2,)),
+        (comparison, "LOOK", 2),
         (comparison, "TRANSFER_STEPS", 3),
+        (comparison, "TRANSFER_RATES", (1e-3, 1e-2)),
+        (comparison, "ROUTING_RATES", (0.1,)),
         (network, "BASE_STEPS", 60),
     ):
         monkeypatch.setattr(module, name, value)

@@ -20,8 +20,9 @@ begins as the mean of the skills (MHR-mu):
 >>> with pt.task_scope("right"):
 ...     features = model.encoder(data.test[:][0])
 
-The defaults are those of the paper's T0 experiments but for the heads, 64 there. Its claims here are about a small network
-(see `polytask.papers.mhr.comparison`), in which tasks are as many and images as real as a seed's minute allows.
+The defaults are those of the paper's T0 experiments but for the heads, 64 there. The claims here are about a small network
+and 48 tasks of real images: see `polytask.papers.mhr.comparison`. MHR-mu is the form with one adapter, where the authors'
+code trains all skills under equal weights.
 """
 
 from __future__ import annotations

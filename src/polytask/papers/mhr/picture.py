@@ -41,8 +41,9 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
             left.plot(series(f"{name} zero-shot").mean(), place, "|", color="0.5", markersize=9)
         labels.append(f"{label} ({series(f'{name} numbers').mean():,.0f})")
     left.set_yticks(range(len(labels)), labels)
+    left.set_ylabel("numbers trained for a task in brackets", fontsize=8, color="0.4")
     left.invert_yaxis()
-    left.set_title("accuracy on new tasks (%); thin: before transfer; (numbers trained)", fontsize=10, loc="left")
+    left.set_title("accuracy on new tasks (%); grey: before transfer", fontsize=10, loc="left")
     left.grid(axis="x", color="0.92")
 
     names = [name for name in next(iter(measurements.values())) if name.startswith("mhr cosine ")]
