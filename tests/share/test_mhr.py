@@ -304,6 +304,24 @@ def test_averaged_skills_are_one_adapter_with_the_mean_of_the_factors() -> None:
     assert lora.count()["inserted"] == 2 * (8 + 12) + 2 * (12 + 4)
 
 
+def test_under_equal_weights_a_skill_gets_its_share_of_the_means_gradient() -> None:
+    """So the paths of an adaptive optimizer differ between fixed equal weights and the averaged form."""
+    layer, part = made(MHR(skills=4, heads=2, rank=2), ("one",))
+    nn.init.zeros_(part.logits["one"])
+    other = copy.deepcopy(layer)
+    mean: Any = averaged(
+        Inserted(other, MHR(skills=4, heads=2, rank=2), ("one",), "mhr", {"": other.task_parts["mhr"]}), ["one"]
+    )
+    x = torch.randn(5, 8)
+    for module in (layer, other):
+        with task_scope("one"):
+            module(x).square().sum().backward()
+    factors = mean.parts[""].of("one")
+    for skill in range(4):
+        torch.testing.assert_close(4 * part.a.grad[skill], factors.a.grad)
+        torch.testing.assert_close(4 * part.b.grad[skill], factors.b.grad.mT)
+
+
 def test_only_skills_can_be_averaged() -> None:
     for change in (as_lora, lambda inserted: averaged(inserted, ["new"])):
         _, inserted = network(LoRA())
