@@ -159,7 +159,8 @@ def _learned(
         ask = transfer(network, images, classes, answers, by_name, TRANSFER_STEPS if steps is None else steps)
         tried.append(list(_accuracies(ask, new)))
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return {name: max(tried)[1], f"{name} numbers": trained}
+    best = max(tried, key=lambda accuracies: accuracies[0])
+    return {name: best[1], f"{name} numbers": trained}
 
 
 @torch.no_grad()
