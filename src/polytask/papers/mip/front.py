@@ -60,5 +60,5 @@ def measure_front(seed: int, data: Path) -> Measurements:
             settings: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "lr": lr, "schedule": "constant", "seed": seed}
             fit(over_loss_weights(network), digits.train, **settings)
             tried.append((weighed_loss(network, digits.validation), weighed_loss(network, digits.test), lr))
-        _, measured[f"{method} weighed"], measured[f"{method} lr"] = min(tried)
+        _, measured[f"{method} weighed"], measured[f"{method} lr"] = min(tried, key=lambda trial: trial[0])
     return measured
