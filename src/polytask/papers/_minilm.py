@@ -55,7 +55,8 @@ def _embedded(texts: Sequence[str], tokens: int) -> dict[str, Tensor]:
     bert, found = minilm(), torch.empty(len(texts), WIDTH)
     inputs = tokenised(texts, tokens)
     order = inputs["attention_mask"].sum(1).argsort()  # texts of one length together need no padding
-    for rows in order.split(64):
+    for start in range(0, len(texts), 64):
+        rows = order[start : start + 64]
         longest = int(inputs["attention_mask"][rows].sum(1).max())
         batch = {name: tensor[rows, :longest] for name, tensor in inputs.items()}
         there = batch["attention_mask"][..., None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -114,3 +114,31 @@ class Panel:
     def _check(self, domain: str) -> None:
         if domain not in self.domains:
             raise InputError(f"unknown domain {domain!r}: {suggest(domain, self.domains)}")
+
+
+class NearestDomain:
+    """A gate by likeness: weights ``(N, K)``, a softmax over domains of ``-|x - mean_k|^2 / temperature``.
+
+    Distances are of what ``read`` makes of the inputs, and divided by the mean squared distance of the domains' own examples
+    from their means. The paper's gate is not known here; a learnt one is any model of the domain, as a function.
+
+    Args:
+        inputs: of each domain of a panel, in its order, ``(N_k, ...)``.
+        read: from inputs to vectors ``(N, width)``, such as those of the context; the inputs themselves by default.
+        temperature: above 0; 0.1 by default. A low one asks the nearest expert alone, a high one all alike.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, Inputs], read: Callable[[Any], Tensor] = lambda x: x, temperature: float = 0.1
+    ) -> None:
+        if temperature <= 0:
+            raise InputError(f"temperature {temperature}, expected above 0")
+        vectors = [read(of) for of in inputs.values()]
+        self.read, self.temperature = read, temperature
+        self.means = torch.stack([of.mean(0) for of in vectors])
+        spread = [(of - mean).square().sum(1).mean() for of, mean in zip(vectors, self.means, strict=True)]
+        self.spread = torch.stack(spread).mean()
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        distances = torch.cdist(self.read(inputs), self.means).square() / self.spread
+        return (-distances / self.temperature).softmax(1)

@@ -1,0 +1,64 @@
+"""The picture of the claims: accuracy by what is learnt for a task, and what a task takes of each source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from polytask.claim import Measurements
+from polytask.papers.scalearn.texts import RICH, SCARCE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "uniform++": "Uniform++",
+    "uniform": "Uniform",
+    "scalearn++": "ScaLearn++",
+    "scalearn": "ScaLearn",
+    "adapter": "own adapter",
+    "joint": "joint adapter",
+    "fusion": "AdapterFusion",
+}
+COLOURS = {"rating": "#0072b2", "entails": "#d55e00"}
+
+
+def plot(measurements: Mapping[int, Measurements]) -> Figure:
+    """Test accuracy on each scarce task by the parameters that a method learns, and the learnt coefficients of Uniform."""
+    from matplotlib.figure import Figure
+
+    runs = list(measurements.values())
+
+    def mean(name: str) -> float:
+        return sum(run[name] for run in runs) / len(runs)
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    *by_size, takes = figure.subplots(1, 3)
+    for axes, task in zip(by_size, SCARCE, strict=True):
+        levels = (("mean", "even mean of the adapters", "--"), ("encoder", "no adapter", ":"))
+        for level, label, style in levels:
+            axes.axhline(mean(f"{level} on {task}"), color="0.5", linestyle=style, linewidth=1, label=label)
+        for method, label in LABELS.items():
+            size, colour = mean(f"{method} parameters"), COLOURS[task] if method in LABELS else "0.5"
+            axes.plot([size] * len(runs), [run[f"{method} on {task}"] for run in runs], "o", color=colour, alpha=0.25, ms=3)
+            axes.plot(size, mean(f"{method} on {task}"), "o", color=colour, ms=7)
+            side = "right" if method == "fusion" else "left"
+            away = (-7 if side == "right" else 7, -3)
+            at = (size, mean(f"{method} on {task}"))
+            axes.annotate(label, at, away, textcoords="offset points", fontsize=8, ha=side)
+        axes.set_xscale("log")
+        axes.set_xlim(2, 4e6)
+        axes.set_xlabel("parameters learnt for the task")
+        axes.set_title(f"accuracy on {task!r}, %", loc="left", fontsize=10)
+        axes.legend(frameon=False, fontsize=8)
+    sources = (*SCARCE, *RICH)
+    for i, task in enumerate(SCARCE):
+        places = [place + 0.36 * (i - 0.5) for place in range(len(sources))]
+        takes.bar(places, [mean(f"{task} takes {source}") for source in sources], 0.34, color=COLOURS[task], label=task)
+    takes.axhline(2 / len(sources), color="0.5", linestyle="--", linewidth=1, label="at first")
+    takes.set_xticks(range(len(sources)), sources)
+    takes.set_title("coefficient of each source, Uniform", loc="left", fontsize=10)
+    takes.legend(frameon=False, fontsize=8)
+    for axes in (*by_size, takes):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
