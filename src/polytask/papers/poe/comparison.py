@@ -113,7 +113,7 @@ def _trained(dialogues: Dialogues, domains: Sequence[str]) -> tuple[Panel, Model
     train, held = _examples(dialogues, domains)
     seed = dialogues.seed
     torch.manual_seed(seed)
-    panel = Panel.build(_encoder(), domains, Adapter(BOTTLENECK))
+    panel = Panel.build(_encoder(), domains, Adapter(BOTTLENECK), width=WIDTH)
     _fit(panel.model, train, held, STEPS, seed)
     torch.manual_seed(seed)
     pooled = _shared(_encoder(), domains)

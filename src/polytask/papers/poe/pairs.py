@@ -42,19 +42,20 @@ class Pair(NamedTuple):
 
 
 def spoiled(exchange: Exchange, random: np.random.Generator) -> Exchange:
-    """The exchange with three wrong responses: its words shuffled; dropped, repeated or cut off; and the last turn again."""
+    """The exchange with three wrong responses: its words shuffled; dropped, repeated or cut off; and the last turn again.
+
+    What is too short to be spoiled so, as one word to shuffle, has its words repeated.
+    """
     words = exchange.response.split()
     kept = random.random(len(words)) > 1 / 3
     start = int(random.integers(0, max(1, len(words) // 2)))
     again = words[start : start + max(2, len(words) // 3)]
-    changed = (
-        [word for word, keep in zip(words, kept, strict=True) if keep],
-        [*words[:start], *again, *again, *words[start + len(again) :]],
-        words[: max(1, len(words) // 2)],
-    )
+    repeated = [*words[:start], *again, *again, *words[start + len(again) :]]
+    dropped = [word for word, keep in zip(words, kept, strict=True) if keep]
+    changed = [dropped, repeated, words[: max(1, len(words) // 2)]][int(random.integers(0, 3))]
     shuffled = [words[i] for i in random.permutation(len(words))]
-    wrong = (" ".join(shuffled), " ".join(changed[int(random.integers(0, len(changed)))]), exchange.last)
-    return exchange._replace(wrong=wrong)
+    wrong = (repeated if not some or some == words else some for some in (shuffled, changed))
+    return exchange._replace(wrong=(*map(" ".join, wrong), exchange.last))
 
 
 def pairs(exchanges: Sequence[Exchange], others: Sequence[str], random: np.random.Generator) -> list[Pair]:
