@@ -1,8 +1,8 @@
 """The protocol: a panel, one model for all domains, and one model for each, on the same pairs and in as many steps.
 
 All are two layers over frozen sentence features. A step has a batch of one domain, each domain as often: the panel and the
-model for all see the same batches, the models of each domain share the steps between them. Weights are the best on
-validation pairs, which are of the training domains, as machines label them: no rated response is used for training or
+model for all see the same batches, the models of each domain share the steps between them. Weights have the lowest loss on
+validation pairs, which are of the training domains, as machines label them: no rated response is used for training or for
 choosing. The settings below are fixed for all and were not tuned.
 """
 
@@ -145,7 +145,8 @@ def _shared(encoder: nn.Module, domains: Sequence[str], head: nn.Module | None =
 
 def _fit(model: Model, train: Data, held: Data | None, steps: int, seed: int) -> None:
     mixture = Mixture(train, sampling="uniform", batch_size=min(BATCH, *map(len, train.values())))
-    fit(model, mixture, held, steps=steps, lr=RATE, evaluate_every=max(1, steps // EVALUATIONS), seed=seed)
+    often = max(1, steps // EVALUATIONS)
+    fit(model, mixture, held, steps=steps, lr=RATE, evaluate_every=often, monitor="loss" if held else None, seed=seed)
     model.eval()
 
 

@@ -38,7 +38,15 @@ VARIANTS = {
 
 METHODS: dict[str, ScaLearn | AdapterFusion] = {**VARIANTS, "fusion": AdapterFusion()}
 
-RATES: dict[str, float] = dict.fromkeys(("adapter", "joint", *METHODS), 3e-3)
+RATES = {
+    "adapter": 1e-2,
+    "joint": 3e-3,
+    "scalearn": 3e-2,
+    "uniform": 3e-2,
+    "scalearn++": 3e-2,
+    "uniform++": 1e-2,
+    "fusion": 3e-4,
+}
 """What `tune` chose."""
 
 Scores: TypeAlias = dict[str, float]
