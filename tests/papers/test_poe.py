@@ -343,8 +343,8 @@ def test_facts_about_the_rated_sets(folder: Path) -> None:
     assert all(isinstance(rating, float) for items in rated.values() for item in items for rating in item.ratings)
 
 
-def test_the_cosine_that_others_measured(folder: Path) -> None:
-    """Length alone on GRADE's DailyDialog and ConvAI2: -0.234 and 0.000."""
+def test_the_length_of_a_response_against_its_rating(folder: Path) -> None:
+    """On GRADE's DailyDialog and ConvAI2: -0.234 and 0.000."""
     rated = dialogues._rated(folder)
     for name, expected in (("GRADE DailyDialog", -0.234), ("GRADE ConvAI2", 0.0)):
         lengths = [len(item.response.split()) for item in rated[name]]

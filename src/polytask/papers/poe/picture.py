@@ -37,7 +37,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     def mean(name: str) -> float:
         return sum(run[name] for run in runs) / len(runs)
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
     seen, unseen = figure.subplots(1, 2)
     for axes, sets, looks, title in (
         (seen, list(RATED), LOOKS, "all domains (bar: the panel's 95 % interval over responses)"),

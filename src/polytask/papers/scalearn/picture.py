@@ -20,6 +20,9 @@ LABELS = {
     "joint": "joint adapter",
     "fusion": "AdapterFusion",
 }
+SIDES = {"scalearn++": ((-7, -3), "right"), "adapter": ((0, -13), "center"), "fusion": ((5, 7), "right")}
+"""Where a label stands that is not to the right of its point: the offset in points, and how it is aligned."""
+
 COLOURS = {"rating": "#0072b2", "entails": "#d55e00"}
 
 
@@ -35,22 +38,20 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     *by_size, takes = figure.subplots(1, 3)
     for axes, task in zip(by_size, SCARCE, strict=True):
-        levels = (("mean", "even mean of the adapters", "--"), ("encoder", "no adapter", ":"))
-        for level, label, style in levels:
-            axes.axhline(mean(f"{level} on {task}"), color="0.5", linestyle=style, linewidth=1, label=label)
+        for fixed, label, style in (("mean", "even mean of the adapters", "--"), ("encoder", "no adapter", ":")):
+            axes.axhline(mean(f"{fixed} on {task}"), color="0.5", linestyle=style, linewidth=1, label=label)
         for method, label in LABELS.items():
-            size, colour = mean(f"{method} parameters"), COLOURS[task] if method in LABELS else "0.5"
-            axes.plot([size] * len(runs), [run[f"{method} on {task}"] for run in runs], "o", color=colour, alpha=0.25, ms=3)
-            axes.plot(size, mean(f"{method} on {task}"), "o", color=colour, ms=7)
-            side = "right" if method == "fusion" else "left"
-            away = (-7 if side == "right" else 7, -3)
-            at = (size, mean(f"{method} on {task}"))
-            axes.annotate(label, at, away, textcoords="offset points", fontsize=8, ha=side)
+            size, level = mean(f"{method} parameters"), mean(f"{method} on {task}")
+            each = [run[f"{method} on {task}"] for run in runs]
+            axes.plot([size] * len(runs), each, "o", color=COLOURS[task], alpha=0.25, markersize=3)
+            axes.plot(size, level, "o", color=COLOURS[task], markersize=7)
+            away, side = SIDES.get(method, ((7, -3), "left"))
+            axes.annotate(label, (size, level), away, textcoords="offset points", fontsize=8, ha=side)
         axes.set_xscale("log")
         axes.set_xlim(2, 4e6)
         axes.set_xlabel("parameters learnt for the task")
         axes.set_title(f"accuracy on {task!r}, %", loc="left", fontsize=10)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     sources = (*SCARCE, *RICH)
     for i, task in enumerate(SCARCE):
         places = [place + 0.36 * (i - 0.5) for place in range(len(sources))]
