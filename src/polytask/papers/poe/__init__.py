@@ -18,9 +18,9 @@ Where the domain is known its expert is asked, else all of them. `pairs` makes l
 >>> fitted = pt.fit(panel.model, data, steps=150, lr=1e-2)
 >>> few = examples("news", [0.0, 1.0, -1.0, 0.0])
 >>> wider = panel.add("news")  # a new expert, which alone is trained
->>> fitted = pt.fit(wider.model, {"news": few.subset(torch.arange(60))}, steps=50, lr=1e-2)
+>>> fitted = pt.fit(wider.model, few.subset(torch.arange(60)), steps=50, batch_size=30, lr=1e-2)
 >>> inputs, good = few.inputs[60:], few.targets["news"][60:] == LABELS.index("original")
->>> known, unknown = wider.score(inputs, "news"), panel.score(inputs)  # of its expert; of the two others
+>>> known, unknown = wider.score(inputs, "news"), panel.score(inputs)  # by its expert; by the two others
 >>> float(known[good].mean() - known[~good].mean()) > float(unknown[good].mean() - unknown[~good].mean()) > 0
 True
 

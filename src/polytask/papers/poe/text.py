@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polytask import task_scope
 from polytask.model import Model
+from polytask.scope import task_scope
 
 
 class FirstToken(nn.Module):

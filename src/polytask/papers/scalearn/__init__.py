@@ -15,7 +15,7 @@ a number for each source, in each layer or for the whole model, the four `VARIAN
 >>> fitted = pt.fit(pt.Model(encoder, data.tasks, width=64), data.train, steps=100, lr=1e-2)
 >>> scaled = transferred(adapters, VARIANTS["uniform"], ["ink"]).freeze()  # the order of sources is that of the tasks
 >>> model = pt.Model(encoder, [tasks["ink"]], width=64)  # a new head
->>> fitted = pt.fit(model, data.train, steps=100, lr={"heads.*": 1e-2, "*": 6e-3})
+>>> fitted = pt.fit(model, {"ink": data.train}, steps=100, lr={"heads.*": 1e-2, "*": 6e-3})
 >>> scaled.count()["task ink"]  # two layers, three sources
 6
 >>> inputs = data.test[:5][0]

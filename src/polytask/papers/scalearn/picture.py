@@ -20,7 +20,12 @@ LABELS = {
     "joint": "joint adapter",
     "fusion": "AdapterFusion",
 }
-SIDES = {"scalearn++": ((-7, -3), "right"), "adapter": ((0, -13), "center"), "fusion": ((5, 7), "right")}
+SIDES = {
+    "scalearn": ((-2, 7), "right"),
+    "scalearn++": ((-7, -3), "right"),
+    "adapter": ((0, 7), "center"),
+    "fusion": ((5, -14), "right"),
+}
 """Where a label stands that is not to the right of its point: the offset in points, and how it is aligned."""
 
 COLOURS = {"rating": "#0072b2", "entails": "#d55e00"}

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from polytask import task_scope
 from polytask.data.examples import Inputs
 from polytask.data.mixture import Mixture
 from polytask.files import cache_folder
@@ -16,6 +15,7 @@ from polytask.model import Model
 from polytask.papers._experts.experts import cached, digest
 from polytask.papers.scalearn import texts
 from polytask.papers.scalearn.texts import FILES, RICH, WHERE, LastBlocks, Split, rich
+from polytask.scope import task_scope
 from polytask.share import Adapter, Inserted, insert
 from polytask.training import fit
 
