@@ -21,7 +21,6 @@ LABELS = {
     "fusion": "AdapterFusion",
 }
 SIDES = {
-    "scalearn": ((-2, 7), "right"),
     "scalearn++": ((-7, -3), "right"),
     "adapter": ((0, 7), "center"),
     "fusion": ((5, -14), "right"),
