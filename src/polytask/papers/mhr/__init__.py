@@ -110,8 +110,8 @@ PAPER = Paper(
             method="mhr-mu",
             baseline="random",
             claimed="many tasks together give a better start; figures were not found",
-            comment="Of everything of rank 1 the LoRA from scratch learns most here: for tasks that ask for other classes, what "
-            "the trained tasks have in common is no better place to start from.",
+            comment="Of everything of rank 1 the LoRA from scratch learns most here: for tasks that ask for other classes, "
+            "what the trained tasks have in common is no better place to start from.",
         ),
         _claim(
             name="training",
