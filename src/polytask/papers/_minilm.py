@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from polytask.files import cache_folder, sha256
+from polytask.nn.sentence import MINILM, SentenceEncoder, text_encoder_folder
 from polytask.papers._experts.experts import cached
-from polytask.papers._experts.text import _bert, _folder
 from polytask.papers._experts.text import _read as read_gzip
 
 __all__ = ["Text", "embedded", "kept", "minilm", "read_gzip", "tokenised"]
@@ -30,14 +30,14 @@ CHUNK = 1000
 
 def minilm() -> Any:
     """The network, one of `transformers`, frozen and in evaluation mode."""
-    return _bert().eval().requires_grad_(False)
+    return SentenceEncoder.pretrained(text_encoder_folder(MINILM)).transformer.eval().requires_grad_(False)
 
 
 def tokenised(texts: Sequence[Text], tokens: int) -> dict[str, Tensor]:
     """What the network takes: each text cut to ``tokens`` tokens, or padded to the longest."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(_folder())
+    tokenizer = AutoTokenizer.from_pretrained(text_encoder_folder(MINILM))
     return dict(tokenizer(list(texts), padding="longest", truncation=True, max_length=tokens, return_tensors="pt"))
 
 
