@@ -1,10 +1,8 @@
 """AdaMerging: the claims' protocol, and coefficients at scale (tests/merge has the closed forms of the method)."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -160,12 +158,10 @@ def test_noise_is_on_test_images_alone(experts: Experts) -> None:
 
 
 def test_a_seed_of_glyphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not all((Path(folder) / name).exists() for name in glyphs.FILES):
-        pytest.skip(f"{', '.join(glyphs.FILES)}: not in the folder that POLYTASK_DATA names")
+    folder = folder_with(glyphs.FILES)
     monkeypatch.setattr(protocol, "STEPS", 2)
     monkeypatch.setattr(protocol, "SCALES", (0.1, 0.3))
-    measured = glyphs.measure(0, Path(folder))
+    measured = glyphs.measure(0, folder)
     assert all(value == value and abs(value) <= 100 for value in measured.values())
     for claim in PAPER.claims:
         assert set(claim.pair) <= set(measured)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 
 import polytask as pt
 from polytask.papers._camvid import CLASSES, FILES, VOID, DenseEncoder, DenseHead, boundary, camvid, sequences
@@ -108,10 +108,8 @@ def test_what_cannot_be_read_is_one_line(small: Path, tmp_path: Path) -> None:
 
 
 def test_the_file() -> None:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not (Path(folder) / FILES[0]).exists():
-        pytest.skip(f"{FILES[0]}: not in the folder that POLYTASK_DATA names")
-    data = camvid(Path(folder))
+    folder = folder_with(FILES)
+    data = camvid(folder)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [367, 101, 233]
     classes = data.train.targets["classes"]
     shares = torch.bincount(classes[classes >= 0], minlength=len(CLASSES)) / classes.numel()
@@ -124,5 +122,5 @@ def test_the_file() -> None:
         "car": 0.06,
     }
     assert float((classes == MISSING).float().mean()) == pytest.approx(0.04, abs=0.005)
-    assert Counter(sequences(Path(folder), "test")) == {"Seq05VD": 171, "0001TP": 62}
-    assert len(sequences(Path(folder), "validation")) == 101
+    assert Counter(sequences(folder, "test")) == {"Seq05VD": 171, "0001TP": 62}
+    assert len(sequences(folder, "validation")) == 101

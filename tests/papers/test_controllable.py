@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import nn
 
 import polytask as pt
@@ -185,9 +185,7 @@ def test_at_the_papers_scale_operations_grow_with_the_square_of_the_width() -> N
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not (Path(folder) / FILES[0]).exists():
-        pytest.skip(f"{FILES[0]}: not in the folder that POLYTASK_DATA names")
+    folder = folder_with(FILES)
     real = scenes.camvid
 
     def few(data: Path, shrink: int) -> pt.DataSet:
@@ -200,7 +198,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     monkeypatch.setattr(scenes, "camvid", few)
     monkeypatch.setattr(scenes, "EPOCHS", 1)
-    return Path(folder)
+    return folder
 
 
 def test_the_claims_are_measured(short: Path) -> None:

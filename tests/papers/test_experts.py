@@ -1,10 +1,10 @@
 """The experts that the papers on merging share."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 
 from polytask.data.examples import Examples
 from polytask.errors import InputError
@@ -83,10 +83,8 @@ def test_accuracies_are_those_of_the_network_itself() -> None:
 
 
 def test_six_tasks_of_glyphs() -> None:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not all((Path(folder) / name).exists() for name in glyphs.FILES):
-        pytest.skip(f"{', '.join(glyphs.FILES)}: not in the folder that POLYTASK_DATA names")
-    data = glyphs.load(Path(folder), 0)
+    folder = folder_with(glyphs.FILES)
+    data = glyphs.load(folder, 0)
     assert list(data) == ["mnist", "usps", "notmnist", "mnist turned", "usps inverted", "notmnist flipped"]
     for name, split in data.items():
         for part, size in glyphs.SIZES.items():
@@ -97,7 +95,7 @@ def test_six_tasks_of_glyphs() -> None:
         assert torch.equal(data[name].test.inputs, change(data[of].test.inputs))
     plain = [{image.numpy().tobytes() for image in getattr(data["mnist"], part).inputs} for part in glyphs.SIZES]
     assert len(set.union(*plain)) == sum(map(len, plain)) == 6000
-    other = glyphs.load(Path(folder), 1)
+    other = glyphs.load(folder, 1)
     assert not torch.equal(other["mnist"].test.inputs, data["mnist"].test.inputs)
     assert torch.equal(other["usps"].test.inputs, data["usps"].test.inputs)  # its own test set
 

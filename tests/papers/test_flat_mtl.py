@@ -1,11 +1,11 @@
 """Flat regions: what the paper's package adds to the balancer (tests/balance/test_flat.py has its closed forms)."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import Tensor, nn
 
 import polytask as pt
@@ -84,11 +84,7 @@ def test_a_watched_rule_is_the_rule_and_counts_conflicts() -> None:
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    missing = [name for name in claim.FILES if not folder or not (Path(folder) / name).exists()]
-    if missing or not folder:
-        pytest.skip(f"{', '.join(missing)}: not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with(claim.FILES)
 
 
 def test_the_composites(folder: Path) -> None:

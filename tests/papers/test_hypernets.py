@@ -7,11 +7,11 @@ order of chunks, flattening, gradients by finite differences, and how large weig
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -275,11 +275,7 @@ def test_an_episode_has_no_image_twice_and_accuracy_counts_its_queries() -> None
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    missing = [name for name in FILES if not folder or not (Path(folder) / name).exists()]
-    if missing or not folder:
-        pytest.skip(f"{', '.join(missing)}: not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with(FILES)
 
 
 def test_classes_are_in_one_part_alone_and_drawn_by_the_seed(folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.papers.real_data import with_few_frames
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import polytask as pt
-from polytask.data import DataSet, Examples
+from polytask.data import Examples
 from polytask.errors import InputError
 from polytask.nn.vit import ViT
 from polytask.papers.m3vit import PAPER, DenseModel, M3ViT, PUPHead, TaskAware, expert_major, expert_use, token_major
@@ -337,21 +336,8 @@ def test_what_cannot_be_is_refused() -> None:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = os.environ.get("POLYTASK_DATA")
-    missing = [name for name in claim.FILES if not path or not (Path(path) / name).exists()]
-    if missing or not path:
-        pytest.skip(f"{', '.join(missing)}: not in the folder that POLYTASK_DATA names")
-    whole = claim.camvid
-
-    def few(folder: Path, shrink: int) -> DataSet:
-        data = whole(folder, shrink)
-        every = {split: getattr(data, split).subset(torch.arange(0, 100, 6)) for split in ("train", "validation", "test")}
-        return replace(data, **every)
-
-    monkeypatch.setattr(claim, "camvid", few)
     monkeypatch.setattr(claim, "NETWORK", claim.NETWORK | {"embedding": 12, "depth": 2})
-    monkeypatch.setattr(claim, "EPOCHS", 1)
-    return Path(path)
+    return with_few_frames(claim, monkeypatch)
 
 
 def test_models_of_the_claims_are_alike_in_cost() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import nn
 from torch.nn import functional as F
 
@@ -189,11 +189,7 @@ def test_a_rate_is_chosen_by_the_first_tasks_and_the_others_are_reported(small: 
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    missing = [name for name in questions.FILES if not folder or not (Path(folder) / name).exists()]
-    if missing or not folder:
-        pytest.skip(f"{', '.join(missing)}: not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with(questions.FILES)
 
 
 def test_a_seed_measures_what_the_claims_compare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

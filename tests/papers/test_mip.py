@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -176,11 +176,7 @@ def test_a_curve_counts_what_is_no_number_and_what_is_not_reached_as_guessing() 
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    missing = [name for name in rotated.FILES if not folder or not (Path(folder) / name).exists()]
-    if missing or not folder:
-        pytest.skip(f"{', '.join(missing)}: not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with(rotated.FILES)
 
 
 def test_a_seed_measures_what_the_claims_compare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import rankdata
+from tests.papers.real_data import folder_with
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -321,10 +321,7 @@ def test_what_one_person_reaches() -> None:
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not all((Path(folder) / name).exists() for name in dialogues.FILES):
-        pytest.skip(f"{', '.join(dialogues.FILES)}: not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with(dialogues.FILES)
 
 
 def test_facts_about_the_rated_sets(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Product-unit networks: the seven closed forms of the method, its search, its estimator, and the anchors of its claim."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tests.papers.real_data import folder_with
 from torch import Generator
 
 import polytask as pt
@@ -291,10 +291,7 @@ def test_the_layer_is_an_encoder_for_a_model() -> None:
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not (Path(folder) / claim.FILE).exists():
-        pytest.skip(f"{claim.FILE} is not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with([claim.FILE])
 
 
 def test_anchors_of_the_airfoil_data(folder: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import nn
 
 from polytask import Task, task_scope
@@ -158,14 +158,12 @@ def test_rows_are_divided_and_drawn_by_seed() -> None:
 
 
 def test_no_row_is_in_two_tasks() -> None:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not all((Path(folder) / name).exists() for name in (*texts.FILES, *texts.TUNING_FILES)):
-        pytest.skip(f"{', '.join(texts.FILES)}: not in the folder that POLYTASK_DATA names")
+    folder = folder_with((*texts.FILES, *texts.TUNING_FILES))
     for names, key in ((("sst_fine_train.csv.gz", "sst_fine_test.csv.gz"), "sentence"), (("sick_train.txt.gz",), None)):
         for name in names:
-            rows = texts._rows(Path(folder) / "decanlp_mini" / name)
+            rows = texts._rows(folder / "decanlp_mini" / name)
             every = [row[key] if key else texts._pair(row) for row in rows]
-            assert rows == texts._rows(Path(folder) / "decanlp_mini" / name)
+            assert rows == texts._rows(folder / "decanlp_mini" / name)
             shared = set(every[0::2]) & set(every[1::2])
             assert len(shared) <= 0.01 * len(every), f"{len(shared)} of {len(every)} in {name}"
 

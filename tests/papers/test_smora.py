@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 from torch import nn
 
 import polytask as pt
@@ -192,10 +192,7 @@ def test_a_picture_of_what_is_measured(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not all((Path(folder) / name).exists() for name in glyphs.FILES):
-        pytest.skip(f"{', '.join(glyphs.FILES)}: not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with(glyphs.FILES)
 
 
 def test_tasks_have_the_same_images_and_other_labels(folder: Path) -> None:

@@ -1,11 +1,11 @@
 """TALL-masks: what the paper's package adds to the masks themselves (tests/merge has their closed forms)."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 
 from polytask.data.examples import Examples
 from polytask.merge import TIES, Consensus, TaskArithmetic, TaskMasks, best_scales, merge_state_dicts
@@ -147,16 +147,13 @@ def test_test_data_chooses_nothing(measured: dict[str, float]) -> None:
 
 
 def test_a_seed_on_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = os.environ.get("POLYTASK_DATA")
-    missing = [name for name in claim.FILES if not folder or not (Path(folder) / name).exists()]
-    if missing or not folder:
-        pytest.skip(f"{', '.join(missing)}: not in the folder that POLYTASK_DATA names")
+    folder = folder_with(claim.FILES)
     monkeypatch.setenv("POLYTASK_CACHE", str(tmp_path))
     monkeypatch.setattr(glyphs, "SIZES", {"train": 300, "validation": 50, "test": 100})
     monkeypatch.setitem(glyphs.BASE, "epochs", 2)
     monkeypatch.setitem(glyphs.TUNING, "epochs", 2)
     monkeypatch.setattr(comparison, "ALPHAS", (0.2,))
-    found = claim.measure(0, Path(folder))
+    found = claim.measure(0, folder)
     assert found["base"] < found["individual"] == 100
     assert found["bytes"] == pytest.approx(100 * (2 * 32 + 6) / (32 * 7), rel=5e-3)
     figure = claim.plot({0: found, 1: found})

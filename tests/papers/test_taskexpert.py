@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.papers.real_data import with_few_frames
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import polytask as pt
-from polytask.data import DataSet, Examples
+from polytask.data import Examples
 from polytask.errors import InputError
 from polytask.nn.vit import ViT
 from polytask.papers._dense import outputs_of
@@ -368,20 +367,7 @@ def test_a_head_enlarges_and_convolves() -> None:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = os.environ.get("POLYTASK_DATA")
-    missing = [name for name in claim.FILES if not path or not (Path(path) / name).exists()]
-    if missing or not path:
-        pytest.skip(f"{', '.join(missing)}: not in the folder that POLYTASK_DATA names")
-    whole = claim.camvid
-
-    def few(folder: Path, shrink: int) -> DataSet:
-        data = whole(folder, shrink)
-        every = {split: getattr(data, split).subset(torch.arange(0, 100, 6)) for split in ("train", "validation", "test")}
-        return replace(data, **every)
-
-    monkeypatch.setattr(claim, "camvid", few)
-    monkeypatch.setattr(claim, "EPOCHS", 1)
-    return Path(path)
+    return with_few_frames(claim, monkeypatch)
 
 
 def test_decoders_have_as_many_parameters_and_begin_with_the_same_encoder(folder: Path) -> None:

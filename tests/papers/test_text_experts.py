@@ -1,11 +1,11 @@
 """Experts on text: what is read, and that the last layers alone are what the whole network is."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from tests.papers.real_data import folder_with
 
 from polytask.errors import InputError
 from polytask.papers._experts import text
@@ -13,10 +13,7 @@ from polytask.papers._experts import text
 
 @pytest.fixture
 def folder() -> Path:
-    folder = os.environ.get("POLYTASK_DATA")
-    if not folder or not all((Path(folder) / name).exists() for name in text.FILES):
-        pytest.skip(f"{', '.join(text.FILES)}: not in the folder that POLYTASK_DATA names")
-    return Path(folder)
+    return folder_with(text.FILES)
 
 
 def test_the_texts_of_each_task(folder: Path) -> None:

@@ -324,10 +324,10 @@ def _guess(matrix: Array, linear: Array) -> Flags:
 
 
 def _solve(matrix: Array, right: Array) -> Array:
-    from scipy.linalg import lapack
-
     if len(right) == 0:
         return right
+    from scipy.linalg import lapack  # see `nonnegative`
+
     _, x, failed = lapack.dposv(matrix.T, right, lower=1)  # transposed it is as LAPACK wants it, and saves a copy
     if failed:
         x = np.linalg.lstsq(matrix, right, rcond=RIDGE)[0]

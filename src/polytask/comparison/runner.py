@@ -115,7 +115,10 @@ def _join(address: str) -> None:
         try:
             if colon:  # Ray itself tries for minutes
                 socket.create_connection((host, int(port)), timeout=5).close()
-            ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+            if address == "local":
+                ray.init(log_to_driver=False, include_dashboard=False)
+            else:
+                ray.init(address=address, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "

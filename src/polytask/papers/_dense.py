@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from polytask.claim import Measurements
 from polytask.measure import delta_m
 from polytask.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WEIGHTS = {"segmentation": 1.0, "parts": 2.0, "saliency": 5.0, "boundary": 2.5, "normals": 10.0, "depth": 1.0}
 """The weights of the losses, for ``balance=Fixed(...)``, that papers since ASTMT (Maninis et al., CVPR 2019) have.
@@ -65,6 +69,20 @@ def divergence(shares: Tensor) -> float:
     middle = (p + q) / 2
     kl = [torch.special.xlogy(a, a / middle.clamp(min=1e-30)).sum(-1) for a in (p, q)]
     return float((kl[0] + kl[1]).mean() / 2)
+
+
+def draw_deltas(axes: Axes, measurements: Mapping[int, Measurements], kinds: Sequence[str], own: Sequence[str]) -> None:
+    """A row for each of ``kinds``: its measurement ``KIND delta``, a small mark for each seed; ``own`` are in colour."""
+    for row, kind in enumerate(kinds):
+        values = [measured[f"{kind} delta"] for measured in measurements.values()]
+        colour = "#0072b2" if kind in own else "0.45"
+        axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.3, markersize=4)
+        axes.plot(sum(values) / len(values), row, "D", color=colour, markersize=8)
+    axes.axvline(0, color="0.8", linewidth=1)
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.invert_yaxis()
+    axes.set_xlabel("test delta_m over single-task models, %")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _normals() -> Task:

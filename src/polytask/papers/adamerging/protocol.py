@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from polytask.data.examples import Examples, Inputs
 from polytask.merge.coefficients import Coefficients, entropy, learn
 from polytask.merge.rules.ties import trim_and_elect
+from polytask.papers import _correlation
 from polytask.papers._experts import Experts, added
 
 Vector = dict[str, Tensor]
@@ -101,7 +101,8 @@ def spearman(experts: Experts, weights: Mapping[str, Tensor]) -> float:
         inputs, labels = experts.part(task, "test")
         logits = experts.logits(weights, task, inputs).double()
         entropies = torch.special.entr(logits.softmax(1)).sum(1)
-        found.append(float(spearmanr(entropies, cross_entropy(logits, labels, reduction="none")).statistic))
+        losses = cross_entropy(logits, labels, reduction="none")
+        found.append(_correlation.spearman(entropies.numpy(), losses.numpy()))
     return sum(found) / len(found)
 
 

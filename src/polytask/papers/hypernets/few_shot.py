@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polytask.claim import Measurements
-from polytask.papers.hypernets.glyphs import PIXELS, Glyphs
+from polytask.papers.hypernets.glyphs import PIXELS, Glyphs, accuracy
 from polytask.share.hypernetwork import MLP, Example, Hyperfan, HyperNetwork
 
 WAYS, SHOTS, QUERIES, WIDTH = 5, 5, 10, 64
@@ -151,7 +151,7 @@ def mean_accuracy(way: Way, some: Classes, seed: int) -> float:
     """Over `EPISODES` episodes, in percent."""
     random = torch.Generator().manual_seed(seed)
     support, queries = map(torch.stack, zip(*(episode(some, random) for _ in range(EPISODES)), strict=True))
-    return 100 * float((way(support, queries).argmax(-1) == LABELS).float().mean())
+    return accuracy(way(support, queries), LABELS)
 
 
 def measure_few_shot(seed: int, data: Path) -> Measurements:

@@ -49,6 +49,6 @@ def count(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """In percent."""
-    return 100 * float((logits.argmax(-1) == labels).float().mean())
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """In percent, of logits or probabilities ``(..., classes)`` and labels that broadcast to ``(...)``."""
+    return 100 * float((scores.argmax(-1) == labels).float().mean())

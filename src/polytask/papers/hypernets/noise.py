@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from polytask.claim import Measurements
 from polytask.data.examples import Examples
-from polytask.papers.hypernets.glyphs import Glyphs, Part, perceptron
+from polytask.papers.hypernets.glyphs import Glyphs, Part, accuracy, perceptron
 from polytask.share import penalties
 from polytask.share.hypernetwork import MLP, Hyperfan, HyperNetwork, Noise, Spread
 from polytask.training import fit
@@ -80,7 +80,8 @@ def probabilities(network: nn.Module, images: Tensor, seed: int) -> Tensor:
 
 def entropy(p: Tensor) -> Tensor:
     """Of each row, in nats."""
-    return -torch.xlogy(p, p).sum(1)
+    entropies: Tensor = torch.special.entr(p).sum(1)
+    return entropies
 
 
 def judged(network: nn.Module, digits: tuple[Tensor, Tensor], letters: Tensor, seed: int) -> dict[str, float]:
@@ -94,7 +95,7 @@ def judged(network: nn.Module, digits: tuple[Tensor, Tensor], letters: Tensor, s
     found = {
         "nll": float(F.nll_loss(p.clamp(min=1e-12).log(), labels)),
         "ece": 100 * float(multiclass_calibration_error(p, labels, 10, n_bins=15)),
-        "accuracy": 100 * float((p.argmax(1) == labels).float().mean()),
+        "accuracy": accuracy(p, labels),
         "entropy on digits": float(entropy(p).mean()),
         "entropy on letters": float(entropy(odd).mean()),
         "auroc": 100 * float(binary_auroc(entropies, is_letter)),

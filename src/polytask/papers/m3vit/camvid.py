@@ -25,7 +25,7 @@ from polytask.claim import Measurements
 from polytask.data import DataSet
 from polytask.nn.vit import ViT
 from polytask.papers._camvid import FILES, camvid
-from polytask.papers._dense import divergence, relative
+from polytask.papers._dense import divergence, draw_deltas, relative
 from polytask.papers.m3vit.decoder import DenseModel
 from polytask.papers.m3vit.encoder import M3ViT
 from polytask.papers.m3vit.routing import expert_major, expert_use, token_major
@@ -142,17 +142,8 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     layers = len({name.split()[2] for name in first if name.startswith("multi-gate use ")})
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     by_kind, *by_layer = figure.subplots(1, 1 + layers, width_ratios=[1.5, *[1] * layers])
-    for row, kind in enumerate(SHARED):
-        values = [measured[f"{kind} delta"] for measured in measurements.values()]
-        colour = "#0072b2" if "task" in kind or "multi" in kind else "0.45"
-        by_kind.plot(values, [row] * len(values), "o", color=colour, alpha=0.3, markersize=4)
-        by_kind.plot(sum(values) / len(values), row, "D", color=colour, markersize=8)
-    by_kind.axvline(0, color="0.8", linewidth=1)
-    by_kind.set_yticks(range(len(SHARED)), SHARED)
-    by_kind.invert_yaxis()
-    by_kind.set_xlabel("test delta_m over single-task models, %")
+    draw_deltas(by_kind, measurements, SHARED, own=("multi-gate", "task-conditioned"))
     by_kind.set_title("models of all tasks", loc="left", fontsize=10)
-    by_kind.spines[["top", "right"]].set_visible(False)
     for layer, axes in enumerate(by_layer):
         use = [[first[f"multi-gate use {layer} {n} {e}"] for e in range(EXPERTS["experts"])] for n in names]
         image = axes.imshow(use, cmap="Blues", vmin=0, vmax=0.5, aspect="auto")

@@ -30,7 +30,7 @@ from polytask.data import DataSet
 from polytask.model import Model
 from polytask.nn.vit import ViT
 from polytask.papers._camvid import FILES, camvid
-from polytask.papers._dense import divergence, outputs_of, relative
+from polytask.papers._dense import divergence, draw_deltas, outputs_of, relative
 from polytask.papers.taskexpert.memory import MemorialExperts
 from polytask.papers.taskexpert.model import ConvHead, TaskExpert
 from polytask.share import Pathway, Sharing, TaskModules, watched_gates
@@ -176,17 +176,8 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     names = [name.removeprefix("single ") for name in first if name.startswith("single ")]
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     by_kind, *by_task = figure.subplots(1, 1 + len(names), width_ratios=[1.5, *[1] * len(names)])
-    for row, kind in enumerate(DECODERS):
-        values = [measured[f"{kind} delta"] for measured in measurements.values()]
-        colour = "#0072b2" if kind == "full" else "0.45"
-        by_kind.plot(values, [row] * len(values), "o", color=colour, alpha=0.3, markersize=4)
-        by_kind.plot(sum(values) / len(values), row, "D", color=colour, markersize=8)
-    by_kind.axvline(0, color="0.8", linewidth=1)
-    by_kind.set_yticks(range(len(DECODERS)), DECODERS)
-    by_kind.invert_yaxis()
-    by_kind.set_xlabel("test delta_m over single-task models, %")
+    draw_deltas(by_kind, measurements, tuple(DECODERS), own=("full",))
     by_kind.set_title("decoders with as many parameters", loc="left", fontsize=10)
-    by_kind.spines[["top", "right"]].set_visible(False)
     count = EXPERTS["experts"] + 1
     colours = ["#56b4e9", "#009e73", "#e69f00", "#cc79a7", "0.75"]
     for name, axes in zip(names, by_task, strict=True):

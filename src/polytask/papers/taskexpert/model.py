@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from polytask.data.examples import Batch, Inputs
 from polytask.model import Model
 from polytask.papers._dense import outputs_of
-from polytask.papers.taskexpert.memory import MemorialExperts
+from polytask.papers.taskexpert.memory import MemorialExperts, MemorialPathway
 from polytask.share import TaskModules
 from polytask.task import Task
 
@@ -65,11 +65,16 @@ class TaskExpert(Model):
             {name: ConvHead(sharing.channels, outputs_of(task), upsample) for name, task in self.tasks.items()}
         )
         self.intermediate = intermediate
-        levels = len(self.pathway.levels) - 1 if intermediate else 0  # type: ignore[arg-type]
+        levels = len(self.levels) - 1 if intermediate else 0
         self.early = nn.ModuleList(
             TaskModules({name: nn.Conv2d(sharing.channels, outputs_of(task), 1) for name, task in self.tasks.items()})
             for _ in range(levels)
         )
+
+    @property
+    def levels(self) -> nn.ModuleList:
+        """The levels of memorial experts, from the first to the last."""
+        return cast(MemorialPathway, self.pathway).levels
 
     def parameters_of(self, task: str) -> Any:
         yield from super().parameters_of(task)
@@ -85,7 +90,7 @@ class TaskExpert(Model):
             memories[level] |= output
 
         with ExitStack() as stack:
-            for number, level in zip(range(len(self.early)), self.pathway.levels, strict=False):  # type: ignore[arg-type]
+            for number, level in zip(range(len(self.early)), self.levels, strict=False):
                 hook = level.register_forward_hook(lambda module, inputs, output, number=number: keep(number, output))
                 stack.enter_context(hook)
             losses = super().losses(batch)
