@@ -202,9 +202,10 @@ def test_search_among_sub_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(once_for_all, "VISITED", 400)
     monkeypatch.setattr(once_for_all, "trees", lambda: trees().set_params(max_iter=30))
     once_for_all.surrogate.cache_clear()
-    found = once_for_all.measure(0, folder)
+    found = once_for_all.measure_search(0, folder)
     assert found["linas at 50"] == found["linas at 250"] >= 0
     assert found["nsga2 evaluations"] <= 30 and found["linas evaluations"] <= 31
+    found = once_for_all.measure_popdb(0, folder)
     assert found["reduced size"] < found["whole size"] == pytest.approx(19.3, abs=0.05)
     evaluate = once_for_all.surrogate(folder)
     known = evaluations(folder).row(0, named=True)
@@ -218,8 +219,8 @@ def test_search_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     few: dict[str, Any] = {"random": Random(10), "nsga2": NSGA2(10), "linas": LINAS(10, 10)}
     monkeypatch.setattr(cells, "STRATEGIES", few)
     monkeypatch.setattr(cells, "BUDGET", 30)
-    found = cells.measure(0, folder)
-    assert all(0 <= value <= 1 for value in found.values()) and found == cells.measure(0, folder)
+    found = cells.measure_cells(0, folder)
+    assert all(0 <= value <= 1 for value in found.values()) and found == cells.measure_cells(0, folder)
     mean = np.mean([found[f"{device} linas at 100"] for device in cells.DEVICES])
     assert found["linas at 100"] == pytest.approx(mean)
 
@@ -236,7 +237,7 @@ def test_predictors_of_real_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_with(prediction.FILES)
     monkeypatch.setattr(prediction, "SAMPLES", (60, 100))
     monkeypatch.setattr(prediction, "BATCHES", (64,))
-    found = prediction.measure(0, folder)
+    found = prediction.measure_prediction(0, folder)
     assert 0 < found["top1 error 100"] < 0.5 and 0.5 < found["chosen tau 100"] < 1
     assert found["least tau at batch 64"] == min(found[f"{gpu}_64 tau"] for gpu in prediction.GPUS)
     features, times = latencies(folder)

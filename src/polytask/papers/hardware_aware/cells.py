@@ -46,7 +46,7 @@ class Device:
         return found.hypervolume(self.reference, trials) / self.whole
 
 
-def measure(seed: int, data: Path) -> Measurements:
+def measure_cells(seed: int, data: Path) -> Measurements:
     """``"<device> <strategy> at <n>"``, and ``"<strategy> at <n>"`` as the mean over devices. On gold_6226 also LINAS that
     begins with the best 20 of eyeriss, ``"warm at <n>"``, and the front that it found for eyeriss, ``"foreign front"``."""
     table = cells(data)

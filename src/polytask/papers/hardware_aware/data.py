@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from polytask.papers.hardware_aware.architecture import SPACE, Architecture
 from polytask.shrink.search import Found, Space, Trial
+from polytask.shrink.search.found import Direction
 from polytask.shrink.search.space import Rows
 
 EVALUATIONS = "ofa_mbv3_search/mbv3_w10_evaluations.csv.gz"
 LATENCIES = "ofa_mbv3_search/ofa_mbv3_latency.csv.gz"
 CELLS = "nasbench201_hw/nasbench201_hw.csv.gz"
 
-OBJECTIVES = {"top1": "higher", "macs": "lower"}
+OBJECTIVES: Mapping[str, Direction] = {"top1": "higher", "macs": "lower"}
 REFERENCE = {"top1": 70.0, "macs": 600e6}
 """The worst that counts, in percent and multiply-accumulates."""
 
@@ -37,7 +39,7 @@ def run(table: pl.DataFrame, name: str) -> Found:
         Trial(Architecture.parse(ks, e, d).configuration, {"top1": top1, "macs": macs})
         for ks, e, d, top1, macs in rows.select("ks", "e", "d", "top1", "macs").iter_rows()
     ]
-    return Found(OBJECTIVES, trials)  # type: ignore[arg-type]
+    return Found(OBJECTIVES, trials)
 
 
 def networks(table: pl.DataFrame) -> tuple[Rows, NDArray[np.float64], NDArray[np.float64]]:

@@ -32,29 +32,32 @@ VISITED = 2000
 Evaluate = Callable[[Configuration], dict[str, float]]
 
 
-def measure(seed: int, data: Path) -> Measurements:
-    """``"<strategy> at <n>"``, the hypervolume / 1e8 from (70 %, 600 M) after n evaluations; ``"<strategy> evaluations"``
-    until that of NSGA-II at 250, or 251; and NSGA-II's at 250 in the space that PopDB leaves, ``"reduced at 250"``, with
-    the decimal logarithms of both spaces, ``"whole size"`` and ``"reduced size"``."""
-    evaluate = surrogate(data)
-
-    def found(strategy: Strategy, space: Space = SPACE, budget: int = BUDGET) -> Found:
-        return search(space, evaluate, OBJECTIVES, budget=budget, strategy=strategy, seed=seed)  # type: ignore[arg-type]
-
-    measured: dict[str, float] = {}
-    searches = {name: found(strategy) for name, strategy in STRATEGIES.items()}
+def measure_search(seed: int, data: Path) -> Measurements:
+    """``"<strategy> at <n>"``, the hypervolume / 1e8 from (70 %, 600 M) after n evaluations, and
+    ``"<strategy> evaluations"`` until that of NSGA-II at 250, or 251."""
+    searches = {name: _search(seed, data, strategy) for name, strategy in STRATEGIES.items()}
     goal = searches["nsga2"].hypervolume(REFERENCE)
-    for name, each in searches.items():
-        measured |= {f"{name} at {n}": each.hypervolume(REFERENCE, n) / 1e8 for n in POINTS}
-        measured[f"{name} evaluations"] = evaluations_to(each, goal)
-    visited = found(NSGA2(), budget=VISITED)
-    reduced = reduce_space(SPACE, [trial.configuration for trial in visited.trials])
-    measured |= {
-        "reduced at 250": found(NSGA2(), reduced).hypervolume(REFERENCE) / 1e8,
-        "reduced size": float(np.log10(float(reduced.size))),
-        "whole size": float(np.log10(float(SPACE.size))),
-    }
+    measured: dict[str, float] = {}
+    for name, found in searches.items():
+        measured |= {f"{name} at {n}": found.hypervolume(REFERENCE, n) / 1e8 for n in POINTS}
+        measured[f"{name} evaluations"] = evaluations_to(found, goal)
     return measured
+
+
+def measure_popdb(seed: int, data: Path) -> Measurements:
+    """NSGA-II's hypervolume / 1e8 after 250 evaluations in the ``"whole"`` space, and in the ``"reduced"`` one that
+    PopDB leaves of a longer search; and the decimal logarithms of how many networks they have, ``"<space> size"``."""
+    visited = _search(seed, data, STRATEGIES["nsga2"], budget=VISITED)
+    reduced = reduce_space(SPACE, [trial.configuration for trial in visited.trials])
+    measured: dict[str, float] = {}
+    for name, space in (("whole", SPACE), ("reduced", reduced)):
+        measured[name] = _search(seed, data, STRATEGIES["nsga2"], space).hypervolume(REFERENCE) / 1e8
+        measured[f"{name} size"] = float(np.log10(float(space.size)))
+    return measured
+
+
+def _search(seed: int, data: Path, strategy: Strategy, space: Space = SPACE, budget: int | None = None) -> Found:
+    return search(space, surrogate(data), OBJECTIVES, budget=budget or BUDGET, strategy=strategy, seed=seed)
 
 
 def evaluations_to(found: Found, goal: float) -> int:

@@ -20,7 +20,7 @@ LEAST_TAU, LARGEST_ERROR = 0.86, 0.5
 GPUS, BATCHES = ("2080ti", "titan_rtx", "titan_xp", "v100"), (1, 32, 64)
 
 
-def measure(seed: int, data: Path) -> Measurements:
+def measure_prediction(seed: int, data: Path) -> Measurements:
     """``"top1 error <n>"`` (%) and ``"top1 tau <n>"`` of ridge regression with n training rows, ``"chosen ..."`` of the
     better of ridge and support vectors; ``"<gpu>_<batch> tau"`` of latencies with 1,000, and the ``"least tau at batch
     <batch>"`` over the GPUs. Always 500 others are predicted."""

@@ -22,7 +22,7 @@ def reduce_space(
 
     The configurations are clustered by HDBSCAN, those that belong to no cluster are left out, and of each gene the options
     go that fewer than ``threshold`` of the others have which use it. Clusters are of the features; what the paper clusters
-    is not known.
+    is not known. Where there are no clusters, all may be one: HDBSCAN is asked again whether they are.
 
     Args:
         configurations: what was visited; the paper takes 100,000 that predictors rated. HDBSCAN's time grows with the
@@ -31,7 +31,7 @@ def reduce_space(
         threshold: the least share, the paper's 1 %.
 
     Raises:
-        InputError: there are fewer than ``min_cluster_size`` configurations, or none of them is in a cluster.
+        InputError: there are fewer than ``min_cluster_size`` configurations.
     """
     from sklearn.cluster import HDBSCAN
 
@@ -41,11 +41,15 @@ def reduce_space(
             "and a threshold from 0 up to 1"
         )
     rows = np.stack([space.row(configuration) for configuration in configurations])
-    clusters = HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True)
-    rows = rows[clusters.fit_predict(space.features(rows)) >= 0]
-    if not len(rows):
-        raise InputError(f"none of {len(configurations)} configurations is in a cluster, expected more, or smaller clusters")
-    kept = {}
+    features = space.features(rows)
+    for single in (False, True):
+        clusters = HDBSCAN(
+            min_cluster_size=min_cluster_size, min_samples=min_samples, allow_single_cluster=single, copy=True
+        )
+        inside = clusters.fit_predict(features) >= 0
+        if inside.any():
+            break
+    rows, kept = rows[inside], {}
     for (name, options), column in zip(space.genes.items(), rows.T, strict=True):
         counts = np.bincount(column[column >= 0], minlength=len(options))
         often = counts >= threshold * counts.sum()
