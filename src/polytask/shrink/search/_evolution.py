@@ -82,9 +82,13 @@ class Evolution(Strategy):
         count, genes = 3 * self.population, len(space.names)  # most are known once a population has settled
         one, other = random.integers(0, len(parents), (2, 2, count)).min(0)  # the better of two, twice
         crossed = random.random((count, 1)) < self.crossover
-        rows = np.where(crossed & (random.random((count, genes)) < 0.5), parents[other], parents[one])
         mutation = 1 / self.population if self.mutation is None else self.mutation
-        mutating = (random.random((count, genes)) < mutation) & (space.sizes > 1)
-        steps = 1 + (random.random((count, genes)) * (space.sizes - 1)).astype(np.int64)
-        bred: Rows = np.where(mutating, (rows + steps) % space.sizes, rows)
-        return bred
+        # One number for each gene decides: its first bit from which parent, the rest whether it mutates, and to what.
+        drawn = 2 * random.random((count, genes))
+        rows: Rows = np.where(crossed & (drawn >= 1), parents[other], parents[one])
+        drawn %= 1
+        child, gene = np.nonzero((drawn < mutation) & (space.sizes > 1))
+        sizes = space.sizes[gene]
+        steps = 1 + (drawn[child, gene] / mutation * (sizes - 1)).astype(np.int64) if len(gene) else gene
+        rows[child, gene] = (rows[child, gene] + steps) % sizes
+        return rows

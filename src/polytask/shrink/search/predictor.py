@@ -93,13 +93,15 @@ def fit_ridge(features: Array, labels: Array, alphas: Sequence[float]) -> list[P
 
 def fit_svr(features: Array, labels: Array, penalties: Sequence[float]) -> list[Predict]:
     """Support vector regression for each C, of one table of the kernel."""
+    from sklearn import config_context
     from sklearn.svm import SVR
 
     gamma = 1 / features.shape[1]
     kernel = _radial(features, features, gamma)
 
     def predictor(penalty: float) -> Predict:
-        fitted = SVR(kernel="precomputed", C=penalty, epsilon=0.0, tol=TOLERANCE).fit(kernel, labels)
+        with config_context(assume_finite=True, skip_parameter_validation=True):  # checks would take as long as the fit
+            fitted = SVR(kernel="precomputed", C=penalty, epsilon=0.0, tol=TOLERANCE).fit(kernel, labels)
         support, weights, intercept = features[fitted.support_], fitted.dual_coef_[0], float(fitted.intercept_[0])
         return lambda given: _radial(given, support, gamma) @ weights + intercept
 
