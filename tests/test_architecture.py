@@ -18,8 +18,8 @@ SOURCE = ROOT / "src" / "polytask"
 # own line: so no verb imports another verb.
 ORDER = [
     "errors",
-    "files nn peft_format register scope statistics",
-    "claim task",
+    "files nn pareto peft_format register scope statistics workers",
+    "claim journal task",
     "data paper",
     "share balance merge shrink route scale measure",  # floor 1: the verbs
     "method model",  # floor 2: from a model to a report

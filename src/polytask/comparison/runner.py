@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ import torch
 
 from polytask.comparison.trial import Trial, arrays, fingerprint, from_arrays, run_trial
 from polytask.data.examples import DataSet
-from polytask.errors import InputError, PolytaskError, optional
+from polytask.errors import InputError, PolytaskError
 from polytask.files import read_json, write_json
+from polytask.workers import join_ray, unordered
 
 
 class Runner:
@@ -39,7 +39,7 @@ class Runner:
         self.fingerprint = fingerprint(data)
         self.results: dict[Trial, dict[str, Any]] = {}
         if ray is not None:
-            _join(ray)
+            join_ray(ray)
 
     def __call__(self, trials: Sequence[Trial]) -> None:
         """Have the results of all ``trials`` in ``results``; those that are kept already are read, not run."""
@@ -70,22 +70,13 @@ class Runner:
             for trial in trials:
                 yield trial, _outcome(run_trial(trial, self.data))
             return
-        from joblib import Parallel, delayed, parallel_config
-
         parts = [arrays(examples) for examples in (self.data.train, self.data.validation, self.data.test)]
         empty = from_arrays({name: array[:1].copy() for name, array in parts[0].items()})
         shell = replace(self.data, train=empty, validation=empty, test=empty)
         # Longest first, so that no worker is left with a long trial at the end.
         trials = sorted(trials, key=lambda trial: -trial.steps * len(trial.tasks))
-        work = [delayed(_in_worker)(trial, shell, parts) for trial in trials]
-        if self.ray is not None:
-            with parallel_config(backend="ray"):
-                for start in range(0, len(work), self.workers):  # in rounds, so that finished ones are kept
-                    for trial, result in Parallel(n_jobs=self.workers)(work[start : start + self.workers]):
-                        yield trial, _outcome(result)
-            return
-        pool = Parallel(n_jobs=self.workers, mmap_mode="c", return_as="generator_unordered", batch_size=1)
-        for trial, result in pool(work):
+        arguments = [(trial, shell, parts) for trial in trials]
+        for trial, result in unordered(_in_worker, arguments, self.workers, self.ray is not None):
             yield trial, _outcome(result)
 
 
@@ -104,24 +95,3 @@ def _outcome(result: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
         raise InputError(result["error"])
     return result
-
-
-def _join(address: str) -> None:
-    ray = optional("ray", "ray")
-    from ray.util.joblib import register_ray
-
-    if not ray.is_initialized():
-        host, colon, port = address.rpartition(":")
-        try:
-            if colon:  # Ray itself tries for minutes
-                socket.create_connection((host, int(port)), timeout=5).close()
-            if address == "local":
-                ray.init(log_to_driver=False, include_dashboard=False)
-            else:
-                ray.init(address=address, log_to_driver=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "
-                "for one that asks for a token set RAY_AUTH_MODE=token"
-            ) from error
-    register_ray()

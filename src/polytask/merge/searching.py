@@ -6,7 +6,6 @@ import copy
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from random import Random
 from typing import Any, Literal, TypeAlias
 
 from polytask.errors import InputError, optional
-from polytask.files import write_text
+from polytask.journal import append_line, open_journal
 
 Settings: TypeAlias = dict[str, Any]
 """Values by name, such as a rule's fields."""
@@ -163,7 +162,7 @@ def search(
     known: dict[str, float] = {}
     proposals = _SAMPLERS[sampler](where, first, seed, known)
     about = {"search": FORMAT, "sampler": _name(sampler), "seed": seed, "space": where.about, "start": first}
-    recorded = [] if path is None else _read(Path(path), about)
+    recorded = [] if path is None else _lines(Path(path), about)
 
     limit = min(number for number in (budget, where.size) if number is not None)
     tried: list[tuple[Settings, float]] = []
@@ -175,7 +174,7 @@ def search(
         else:
             score = _number(evaluate(copy.deepcopy(settings)), key)
             if path is not None:
-                _append(Path(path), {"settings": settings, "score": score})
+                append_line(Path(path), {"settings": settings, "score": score})
         known[key] = score
         tried.append((own, score))
         if len(tried) == limit:
@@ -392,42 +391,13 @@ def _name(sampler: str) -> str:
 # The journal
 
 
-def _read(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The evaluations in a journal, which is begun if it is not there. A last line that was not written whole is cut off."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        content = b""
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if not content:
-        write_text(path, _text(about) + "\n")
-        return []
-    whole = content[: content.rfind(b"\n") + 1]
-    lines = whole.splitlines()
-    found = [_parsed(path, number, line) for number, line in enumerate(lines, 1)]
-    if not found or found[0].get("search") != FORMAT:
-        raise InputError(f"{path}: no journal of a search ({FORMAT}), expected one, or a path where nothing is")
-    _check(path, found[0], about)
-    for number, line in enumerate(found[1:], 2):
+def _lines(path: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The evaluations in a journal, which is begun if it is not there."""
+    found = open_journal(path, about, lambda theirs: _check(path, theirs, about))
+    for number, line in enumerate(found, 2):
         if line.keys() != {"settings", "score"} or not isinstance(line["score"], int | float):
             raise InputError(f"{path}: line {number}: expected settings and a score")
-    if len(whole) < len(content):
-        try:
-            os.truncate(path, len(whole))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    return found[1:]
-
-
-def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path}: line {number}: not valid JSON") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: line {number}: expected a JSON object")
-    return value
+    return found
 
 
 def _check(path: Path, found: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -449,18 +419,3 @@ def _replayed(recorded: list[dict[str, Any]], index: int, key: str, path: Path |
     if _text(settings) != key or not math.isfinite(score):
         raise InputError(f"{path}: line {index + 2}: {_text(recorded[index])}, expected a score of the settings {key}")
     return score
-
-
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line, in one piece and to the disk: a line without its end is one that was not written whole."""
-    data = (_text(line) + "\n").encode()
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            if os.write(file, data) != len(data):
-                raise InputError(f"{path}: cannot be written (a line was cut short)")
-            os.fsync(file)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
