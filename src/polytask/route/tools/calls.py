@@ -90,6 +90,8 @@ def parse_call(text: str) -> Call:
     for keyword in node.keywords:
         if keyword.arg is None:
             raise InputError(f"call {quoted(text)}: **, expected named arguments")
+        if keyword.arg in named:
+            raise InputError(f"call {quoted(text)}: {keyword.arg!r} is given twice")
         named[keyword.arg] = _literal(keyword.value, text)
     return Call(_dotted(node.func, text), tuple(_literal(value, text) for value in node.args), named, name)
 
@@ -207,9 +209,9 @@ def _literal(node: ast.expr, text: str) -> Any:
         case ast.List() | ast.Tuple():
             return [_literal(inner, text) for inner in node.elts]
         case ast.Dict():
-            if not all(isinstance(key, ast.Constant) and isinstance(key.value, str | int | float) for key in node.keys):
+            keys = [_literal(key, text) if key else None for key in node.keys]
+            if None in node.keys or not all(isinstance(key, str | int | float | None) for key in keys):
                 raise InputError(f"call {quoted(text)}: a dictionary's keys have to be constants")
-            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
             return dict(zip(keys, (_literal(inner, text) for inner in node.values), strict=True))
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float() as value)) if not isinstance(
             value, bool

@@ -111,7 +111,7 @@ class _Specification:
         if missing := next((name for name in re.findall(r"{([^}]*)}", path) if name not in inside), None):
             raise InputError(f"{self.name}: {place}: the path's {{{missing}}} is not among its parameters")
         tags = operation.get("tags") or [self.title]
-        identifier = str(operation.get("operationId") or f"{method}_{path}")
+        identifier = str(operation.get("operationId") or f"{method}{path}")
         returns, errors = self._responses(operation, place)
         said = ". ".join(str(operation[key]).strip(" .\n") for key in ("summary", "description") if operation.get(key))
         return Document(
@@ -143,7 +143,8 @@ class _Specification:
                     )
                 if kind == "cookie":
                     continue
-                schema = value.get("schema") or next(iter((value.get("content") or {"": {}}).values())).get("schema") or {}
+                content = self._mapping(value.get("content") or {"": {}}, f"{at}/content")
+                schema = value.get("schema") or self._mapping(next(iter(content.values()), {}), at).get("schema") or {}
                 described = str(value.get("description") or "")
                 required = kind == "path" or bool(value.get("required"))
                 found[kind, name] = (self._read(name, schema, f"{at}/schema", required, described), kind)
@@ -162,7 +163,13 @@ class _Specification:
                 raise InputError(f"{self.name}: {at}/content: {', '.join(content) or 'nothing'}, expected application/json")
             return
         inner = f"{at}/content/{kind}/schema"
-        whole = self._read("body", content[kind].get("schema") or {}, inner, bool(body.get("required")), "")
+        whole = self._read(
+            "body",
+            self._mapping(content[kind], f"{at}/content/{kind}").get("schema") or {},
+            inner,
+            bool(body.get("required")),
+            "",
+        )
         if whole.type != "object" or not whole.fields:
             yield whole, "json"
             return

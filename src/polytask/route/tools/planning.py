@@ -74,7 +74,7 @@ class Rules:
     the next one is taken.
     """
 
-    SPLIT = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])|\s*;\s*|\n+|,?\s+(?:and\s+)?then\s+", re.IGNORECASE)
+    SPLIT = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])|\s*;\s*(?:then\s+)?|\n+|,?\s+(?:and\s+)?then\s+", re.IGNORECASE)
     BACK = re.compile(r"\b(it|its|them|that|this|the result|the results|the output)\b", re.IGNORECASE)
 
     def __init__(self) -> None:

@@ -98,12 +98,19 @@ def _merged(schema: Mapping[str, Any], place: str, resolve: Resolve) -> Mapping[
     merged: dict[str, Any] = {key: value for key, value in schema.items() if key != "allOf"}
     if not isinstance(schema["allOf"], list):
         raise InputError(f"{place}/allOf: {quoted(schema['allOf'])}, expected a list of schemas")
-    properties, required = dict(merged.get("properties") or {}), list(merged.get("required") or [])
+    properties: dict[str, Any] = {}
+    required: list[Any] = []
+    schema = {**schema, "allOf": [*schema["allOf"], {k: v for k, v in schema.items() if k in ("properties", "required")}]}
     for number, part in enumerate(schema["allOf"]):
         if not isinstance(part, Mapping):
             raise InputError(f"{place}/allOf/{number}: {quoted(part)}, expected a schema, which is an object")
         part = resolve(part, f"{place}/allOf/{number}")
-        properties |= part.get("properties") or {}
-        required += part.get("required") or []
+        inner, needed = part.get("properties") or {}, part.get("required") or []
+        if not isinstance(inner, Mapping) or not isinstance(needed, list):
+            raise InputError(
+                f"{place}/allOf/{number}: {quoted(dict(part))}, expected properties and a list of required ones"
+            )
+        properties |= inner
+        required += needed
         merged = {**{k: v for k, v in part.items() if k not in ("allOf", "properties", "required")}, **merged}
     return {**merged, **({"properties": properties} if properties else {}), "required": required}

@@ -1,0 +1,198 @@
+"""Tools: selecting among a million documents, the time of a query, its memory, and the time to build the index.
+
+    python -m benchmarks.tools [--quick]
+
+regenerates ``benchmarks/results/tools.json`` and ``tools.md``. The documents are GENERATED, of words drawn by Zipf's law
+from the text encoder's vocabulary; a document's vector is the mean of its words' vectors, weighted by rarity, and noise, and
+is given. A request is some of a document's words. What is measured is time, memory, and what clusters miss against the exact
+scan; how well selection works on real documents is what ``polytask reproduce taskmatrix`` measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks._machine import machine, sentence
+
+from polytask.files import write_json, write_text
+from polytask.nn.sentence import text_encoder_folder
+from polytask.route.tools import Document, Embedding, Hybrid, Lexical, Parameter, Registry, VectorIndex, sentence_embedder
+
+RESULTS = Path(__file__).parent / "results"
+VOCABULARY, WORDS, WIDTH, MODULES, PIECE, QUERIES = 3000, 14, 384, 1000, 50_000, 60
+
+
+def vocabulary() -> tuple[list[str], np.ndarray]:
+    """Words, and their vectors."""
+    tokens = json.loads((text_encoder_folder("minilm") / "tokenizer.json").read_text())["model"]["vocab"]
+    words = [word for word in tokens if word.isascii() and word.isalpha() and len(word) > 3][:VOCABULARY]
+    return words, sentence_embedder()(words)
+
+
+def drawn(rng: np.random.Generator, count: int) -> np.ndarray:
+    """The words of some documents, ``(count, WORDS)``."""
+    odds = 1 / np.arange(1, VOCABULARY + 1)
+    return rng.choice(VOCABULARY, (count, WORDS), p=odds / odds.sum())
+
+
+def vectors_of(rng: np.random.Generator, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    rarity = np.log(np.arange(1, VOCABULARY + 1) + 5).astype(np.float32)
+    found = np.einsum("nw,nwd->nd", rarity[rows], vectors[rows])
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    noise = rng.standard_normal(found.shape, dtype=np.float32) * (0.3 / WIDTH**0.5)
+    return found + noise
+
+
+def documents(rows: np.ndarray, words: list[str], first: int) -> Iterator[Document]:
+    for number, row in enumerate(rows, start=first):
+        said = [words[i] for i in row]
+        yield Document(
+            f"{said[0]}_{said[1]}_{number}",
+            (Parameter(f"{said[2]}_text", "string", said[3], True), Parameter(f"{said[4]}_count", "integer", said[5])),
+            " ".join(said[6:]),
+            module=f"package {number % MODULES}",
+        )
+
+
+def built(folder: Path, count: int, words: list[str], vectors: np.ndarray) -> dict[str, float]:
+    """Seconds of what is done for the two sides; drawing documents and vectors is not counted."""
+    rng = np.random.default_rng(0)
+    registry, index = Registry(folder / "registry.sqlite"), VectorIndex(folder / "vectors", WIDTH)
+    seconds = {"registry": 0.0, "vectors": 0.0}
+    for start in range(0, count, PIECE):
+        rows = drawn(rng, min(PIECE, count - start))
+        made, given = list(documents(rows, words, start)), vectors_of(rng, rows, vectors)
+        begun = time.perf_counter()
+        ids = registry.register_all(made)
+        seconds["registry"] += time.perf_counter() - begun
+        begun = time.perf_counter()
+        index.add(ids, given)
+        seconds["vectors"] += time.perf_counter() - begun
+    begun = time.perf_counter()
+    index.build()
+    return {**seconds, "clusters": time.perf_counter() - begun}
+
+
+def asked(folder: Path, count: int) -> dict[str, Any]:
+    """Queries, in a process that has done nothing else."""
+    rng = np.random.default_rng(1)
+    words = json.loads((folder / "words.json").read_text())
+    vectors = np.load(folder / "words.npy")
+    registry, index = Registry(folder / "registry.sqlite"), VectorIndex(folder / "vectors", WIDTH)
+    given: dict[str, np.ndarray] = {}
+    lexical = Lexical(registry)
+    embedding = Embedding(registry, index, lambda texts: np.stack([given[text] for text in texts]))
+    hybrid = Hybrid({"lexical": lexical, "embedding": embedding})
+    for row in drawn(rng, QUERIES + 5):
+        some = row[:6]
+        given[" ".join(words[i] for i in some)] = vectors_of(rng, some[None], vectors)[0]
+    times: dict[str, list[float]] = {"hybrid": [], "lexical": [], "embedding": [], "exact": []}
+    recall, scored = [], []
+    for place, text in enumerate(given):
+        run = {
+            "lexical": lambda text=text: lexical.select(text, 10),
+            "embedding": lambda text=text: embedding.select(text, 10),
+            "exact": lambda text=text: index.search(given[text], 10, probe=None),
+            "hybrid": lambda text=text: hybrid.select(text, 10),
+        }
+        found = {}
+        for name, one in run.items():
+            begun = time.perf_counter()
+            found[name] = one()
+            if place >= 5:  # the first ones read the files for the first time
+                times[name].append(1000 * (time.perf_counter() - begun))
+        recall.append(len(set(found["embedding"].ids) & set(found["exact"].ids)) / 10)
+        scored.append(found["hybrid"].scored)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {
+        "ms": {name: statistics.median(values) for name, values in times.items()},
+        "ms_95": {name: float(np.quantile(values, 0.95)) for name, values in times.items()},
+        "recall": statistics.mean(recall),
+        "scored": statistics.mean(scored),
+        "peak_gb": int(status["VmHWM"].split()[0]) * 1024 / 1e9,
+        "anonymous_gb": int(status["RssAnon"].split()[0]) * 1024 / 1e9,
+    }
+
+
+def encoding() -> float:
+    """Milliseconds to encode a request of twelve words."""
+    embed, times = sentence_embedder(), []
+    for number in range(30):
+        begun = time.perf_counter()
+        embed([f"please list the invoices of customer {number} that were paid late"])
+        times.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(times)
+
+
+def page(about: dict[str, Any], found: dict[str, Any]) -> str:
+    seconds, asked_ = found["seconds"], found["asked"]
+    total = sum(seconds.values())
+    ms, worst = asked_["ms"], asked_["ms_95"]
+    lines = [
+        "# Tools: selecting among many documents",
+        "",
+        f"{sentence(about)}.",
+        "",
+        f"Regenerated by `python -m benchmarks.tools`. {found['count']:,} documents, GENERATED of {VOCABULARY:,} words by",
+        f"Zipf's law; vectors ({WIDTH}, int8) are given. {QUERIES} requests of six words; medians, and 95 % quantiles in",
+        "brackets. One thread.",
+        "",
+        "| what | figure | bar | met |",
+        "|---|---|---|---|",
+    ]
+
+    def row(what: str, figure: str, bar: str = "", met: bool | None = None) -> None:
+        lines.append(f"| {what} | {figure} | {bar} | {'' if met is None else 'yes' if met else '**no**'} |")
+
+    row("hybrid query", f"{ms['hybrid']:.0f} ms ({worst['hybrid']:.0f})", "50 ms", ms["hybrid"] < 50)
+    row("of which lexical", f"{ms['lexical']:.0f} ms ({worst['lexical']:.0f})")
+    row("of which vectors, 32 clusters of the index", f"{ms['embedding']:.0f} ms ({worst['embedding']:.0f})")
+    row("vectors, exact scan", f"{ms['exact']:.0f} ms ({worst['exact']:.0f})")
+    row("of the exact scan's ten, found by clusters", f"{100 * asked_['recall']:.0f} %")
+    row("documents scored", f"{asked_['scored']:,.0f}")
+    row("encoding the request by MiniLM, besides", f"{found['encoding_ms']:.0f} ms")
+    row("memory of the process, at most", f"{asked_['peak_gb']:.2f} GB", "1.2 GB", asked_["peak_gb"] < 1.2)
+    row("of which not mapped from files", f"{asked_['anonymous_gb']:.2f} GB")
+    parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+    row("building the index", f"{total:.0f} s ({parts})", "300 s", total < 300)
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="20,000 documents, nothing is written")
+    parser.add_argument("--ask", metavar="FOLDER", help="run the queries on what was built there (used by this program)")
+    arguments = parser.parse_args()
+    count = 20_000 if arguments.quick else 1_000_000
+    if arguments.ask:
+        print(json.dumps(asked(Path(arguments.ask), count)))
+        return
+    about = machine()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words, vectors = vocabulary()
+        (folder / "words.json").write_text(json.dumps(words))
+        np.save(folder / "words.npy", vectors)
+        seconds = built(folder, count, words, vectors)
+        print(seconds, flush=True)
+        command = [sys.executable, "-m", "benchmarks.tools", "--ask", name]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {"count": count, "seconds": seconds, "asked": json.loads(answer.splitlines()[-1]), "encoding_ms": encoding()}
+    print(page(about, found))
+    if not arguments.quick:
+        write_json(RESULTS / "tools.json", {"machine": about, **found})
+        write_text(RESULTS / "tools.md", page(about, found))
+
+
+if __name__ == "__main__":
+    main()
