@@ -56,9 +56,9 @@ class Pruning:
         generator = torch.Generator().manual_seed(seed)
         network.train()
         for _ in range(self.epochs):
-            for rows in torch.randperm(len(targets), generator=generator).split(self.batch_size):
+            for rows in torch.randperm(len(targets), generator=generator).split(self.batch_size):  # type: ignore[no-untyped-call]
                 optimizer.zero_grad()
-                loss(network(inputs[rows]), targets[rows]).backward()
+                loss(network(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
 
 

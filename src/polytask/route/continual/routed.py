@@ -16,7 +16,7 @@ class RoutedExperts(nn.Module):
     """Each input through the one expert that the selector finds most likely.
 
     Called with ``(N, ...)`` it gives what the experts give, ``(N, C)``; `choose` gives the experts, and `classes` the labels
-    over all experts, ``prediction + C * expert``, which are the class-incremental ones where experts came in the tasks' order.
+    over all experts, ``prediction + C * expert``, which are class-incremental ones where experts came in the tasks' order.
 
     Args:
         experts: networks with outputs of one shape.
@@ -48,12 +48,13 @@ class RoutedExperts(nn.Module):
                 parts.append(expert(inputs[order[start : start + count]]))
             start += count
         found = torch.cat(parts) if parts else self.experts[0](inputs)
-        return found[order.argsort()]
+        back: Tensor = found[order.argsort()]
+        return back
 
     def classes(self, inputs: Tensor, chosen: Tensor | None = None) -> Tensor:
         """The class of each input among those of all experts, ``(N,)``."""
         chosen = self.choose(inputs) if chosen is None else chosen
-        logits = self(inputs, chosen)
+        logits: Tensor = self(inputs, chosen)
         return logits.argmax(1) + logits.shape[1] * chosen
 
 
@@ -86,8 +87,8 @@ def fit_selector(
     generator = torch.Generator().manual_seed(seed)
     selector.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(experts), generator=generator).split(batch_size):
+        for rows in torch.randperm(len(experts), generator=generator).split(batch_size):  # type: ignore[no-untyped-call]
             made.zero_grad()
-            F.cross_entropy(selector(inputs[rows]), experts[rows]).backward()
+            F.cross_entropy(selector(inputs[rows]), experts[rows]).backward()  # type: ignore[no-untyped-call]
             made.step()
     return selector.eval()

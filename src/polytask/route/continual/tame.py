@@ -1,9 +1,10 @@
-"""TAME: experts that come when the loss says that the task has changed (Zhu et al., CVPR workshops 2024, arXiv 2210.03869)."""
+"""TAME: experts that come when the loss says that the task has changed (Zhu et al., 2024, arXiv 2210.03869)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,8 +64,9 @@ class TAME:
         loss: from outputs and targets to the mean loss of a batch.
         schedule: from an optimizer to a scheduler, which steps whenever its expert does.
         window, beta, deviations: of each expert's `ShiftDetector`.
-        buffer: how many inputs are kept for the selector, in equal parts for each expert and target (or as ``group`` has it).
-        group: from an expert's index and a target to what shares the buffer.
+        buffer: how many inputs are kept for the selector, in equal parts for each ``group``.
+        group: from an expert's index and a target to what has a part of the buffer; by default
+            both, and the expert alone where targets are not single labels.
         pruning: how an expert is pruned when it is left, and the last one by `finish`; by default none is.
         patience: how many batches in a row have to raise an alarm before it counts; the others are not trained on. 1 in the
             paper.
@@ -99,14 +101,14 @@ class TAME:
             )
         self.expert, self.loss, self.schedule = expert, loss, schedule
         self.optimizer = optimizer or (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4))
-        self.detector = lambda: ShiftDetector(first, window, beta, deviations)
+        self.detector = partial(ShiftDetector, first, window, beta, deviations)
         self.group = group or (lambda index, target: (index, target.item()) if target.dim() == 0 else index)
         self.pruning, self.patience, self.most, self.lazy, self.seed = pruning, patience, most, lazy, seed
         self.members: list[_Expert] = []
         self.current = -1
         self.alarms = 0
         self.batches = 0
-        self._buffer = Reservoir(buffer, seed)
+        self.reservoir = Reservoir(buffer, seed)
         self._own = Reservoir(pruning.capacity, seed + 1) if pruning else None
 
     @property
@@ -131,34 +133,39 @@ class TAME:
         """
         self.batches += 1
         losses: dict[int, float] = {}
-        before = self.current
         watched = range(len(self.members)) if not self.lazy else [self.current] if self.members else []
         for index in watched:
             self._judge(index, inputs, targets, losses)
-        if not self.members:
-            alarm = False
+        alarm = bool(self.members) and (self._alarmed() if shift is None else shift)
+        created = not self.members
+        self.alarms = self.alarms + 1 if alarm else 0
+        if created:
             self._create(inputs, targets, losses)
+        elif alarm and shift is None and self.alarms < self.patience:
+            return Event(self.current, True, False, False, losses)
+        elif alarm:
+            created = self._switch(inputs, targets, losses, known=shift is not None)
         else:
-            alarm = self._alarmed() if shift is None else shift
-            self.alarms = self.alarms + 1 if alarm else 0
-            if alarm and self.alarms < (self.patience if shift is None else 1):
-                return Event(before, True, False, False, losses)
-            if not alarm:
-                self.members[self.current].detector.accept(losses[self.current])
-            else:
-                self._switch(inputs, targets, losses, known=shift is not None)
+            self.members[self.current].detector.accept(losses[self.current])
         self._train(self.members[self.current], inputs, targets)
-        self._keep(inputs, targets, keys)
-        return Event(self.current, alarm, len(self.members) - 1 == self.current and before != self.current
-                     and len(self.members[self.current].detector.losses) == 2, True, losses)  # fmt: skip
+        self.keep(inputs, targets, keys)
+        return Event(self.current, alarm, created, True, losses)
+
+    def keep(self, inputs: Tensor, targets: Tensor, keys: Sequence[Hashable] | None = None) -> None:
+        """Let a batch into the reservoir, as `step` does after its step."""
+        for key, one, target in zip(keys if keys is not None else keys_of(inputs), inputs, targets, strict=True):
+            group = self.group(self.current, target)
+            self.reservoir.add(key, group, (one.detach().clone(), self.current, target.detach().clone()))
+            if self._own is not None:
+                self._own.add(key, group, (one.detach().clone(), target.detach().clone()))
 
     def samples(self) -> list[tuple[Tensor, int]]:
         """The inputs that were kept, and the expert that was active when each was seen first."""
-        return [(inputs, expert) for inputs, expert, _ in self._buffer.items()]
+        return [(inputs, expert) for inputs, expert, _ in self.reservoir.items()]
 
     def examples(self) -> tuple[Tensor, Tensor]:
         """The same with their targets: what a replay of past batches would have."""
-        inputs, _, targets = zip(*self._buffer.items(), strict=True)
+        inputs, _, targets = zip(*self.reservoir.items(), strict=True)
         return torch.stack(inputs), torch.stack(targets)
 
     def finish(self) -> None:
@@ -185,8 +192,8 @@ class TAME:
             )
         self.members[index].detector.observe(losses[index])
 
-    def _switch(self, inputs: Tensor, targets: Tensor, losses: dict[int, float], known: bool) -> None:
-        """Go on with the first expert that fits the batch, or with a new one."""
+    def _switch(self, inputs: Tensor, targets: Tensor, losses: dict[int, float], known: bool) -> bool:
+        """Go on with the first expert that fits the batch, or with a new one, which is said."""
         left, self.alarms = self.current, 0
         for index in range(len(self.members)):
             if index not in losses:
@@ -199,10 +206,11 @@ class TAME:
         else:
             self._leave()
             self._create(inputs, targets, losses)
-            return
+            return True
         if chosen != left:
             self._leave()
         self.current = chosen
+        return False
 
     def _create(self, inputs: Tensor, targets: Tensor, losses: dict[int, float]) -> None:
         network = self.expert()
@@ -215,17 +223,10 @@ class TAME:
     def _train(self, member: _Expert, inputs: Tensor, targets: Tensor) -> None:
         member.network.train()
         member.optimizer.zero_grad()
-        self.loss(member.network(inputs), targets).backward()
+        self.loss(member.network(inputs), targets).backward()  # type: ignore[no-untyped-call]
         member.optimizer.step()
         if member.schedule is not None:
             member.schedule.step()
-
-    def _keep(self, inputs: Tensor, targets: Tensor, keys: Sequence[Hashable] | None) -> None:
-        for key, one, target in zip(keys if keys is not None else keys_of(inputs), inputs, targets, strict=True):
-            group = self.group(self.current, target)
-            self._buffer.add(key, group, (one.detach().clone(), self.current, target.detach().clone()))
-            if self._own is not None:
-                self._own.add(key, group, (one.detach().clone(), target.detach().clone()))
 
     def _leave(self) -> None:
         """Prune the active expert, where that is asked for, and forget the examples that were kept for it."""
