@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,17 @@ from benchmarks._machine import machine, sentence
 
 from polytask.files import write_json, write_text
 from polytask.nn.sentence import text_encoder_folder
-from polytask.route.tools import Document, Embedding, Hybrid, Lexical, Parameter, Registry, VectorIndex, sentence_embedder
+from polytask.route.tools import (
+    Document,
+    Embedding,
+    Hybrid,
+    Lexical,
+    Parameter,
+    Registry,
+    Selection,
+    VectorIndex,
+    sentence_embedder,
+)
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY, WORDS, WIDTH, MODULES, PIECE, QUERIES = 3000, 14, 384, 1000, 50_000, 60
@@ -64,26 +75,38 @@ def documents(rows: np.ndarray, words: list[str], first: int) -> Iterator[Docume
         )
 
 
-def built(folder: Path, count: int, words: list[str], vectors: np.ndarray) -> dict[str, float]:
+class Clock:
+    """Wall and CPU seconds of some parts of a run."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begun, used = time.perf_counter(), time.process_time()
+        yield
+        self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - begun
+        self.cpu[name] = self.cpu.get(name, 0.0) + time.process_time() - used
+
+
+def built(folder: Path, count: int, words: list[str], vectors: np.ndarray) -> dict[str, dict[str, float]]:
     """Seconds of what is done for the two sides; drawing documents and vectors is not counted."""
-    rng = np.random.default_rng(0)
+    rng, clock = np.random.default_rng(0), Clock()
     registry, index = Registry(folder / "registry.sqlite"), VectorIndex(folder / "vectors", WIDTH)
-    seconds = {"registry": 0.0, "vectors": 0.0}
     for start in range(0, count, PIECE):
         rows = drawn(rng, min(PIECE, count - start))
         made, given = list(documents(rows, words, start)), vectors_of(rng, rows, vectors)
-        begun = time.perf_counter()
-        ids = registry.register_all(made)
-        seconds["registry"] += time.perf_counter() - begun
-        begun = time.perf_counter()
-        index.add(ids, given)
-        seconds["vectors"] += time.perf_counter() - begun
-    begun = time.perf_counter()
-    index.build()
-    return {**seconds, "clusters": time.perf_counter() - begun}
+        with clock("registry"):
+            ids = registry.register_all(made)
+        with clock("vectors"):
+            index.add(ids, given)
+    with clock("clusters"):
+        index.build()
+    return {"wall": clock.wall, "cpu": clock.cpu}
 
 
-def asked(folder: Path, count: int) -> dict[str, Any]:
+def asked(folder: Path) -> dict[str, Any]:
     """Queries, in a process that has done nothing else."""
     rng = np.random.default_rng(1)
     words = json.loads((folder / "words.json").read_text())
@@ -96,27 +119,30 @@ def asked(folder: Path, count: int) -> dict[str, Any]:
     for row in drawn(rng, QUERIES + 5):
         some = row[:6]
         given[" ".join(words[i] for i in some)] = vectors_of(rng, some[None], vectors)[0]
-    times: dict[str, list[float]] = {"hybrid": [], "lexical": [], "embedding": [], "exact": []}
+    run: dict[str, Callable[[str], Selection]] = {
+        "lexical": lambda text: lexical.select(text, 10),
+        "embedding": lambda text: embedding.select(text, 10),
+        "exact": lambda text: index.search(given[text], 10, probe=None),
+        "hybrid": lambda text: hybrid.select(text, 10),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in run}
     recall, scored = [], []
     for place, text in enumerate(given):
-        run = {
-            "lexical": lambda text=text: lexical.select(text, 10),
-            "embedding": lambda text=text: embedding.select(text, 10),
-            "exact": lambda text=text: index.search(given[text], 10, probe=None),
-            "hybrid": lambda text=text: hybrid.select(text, 10),
-        }
         found = {}
         for name, one in run.items():
-            begun = time.perf_counter()
-            found[name] = one()
+            clock = Clock()
+            with clock(name):
+                found[name] = one(text)
             if place >= 5:  # the first ones read the files for the first time
-                times[name].append(1000 * (time.perf_counter() - begun))
+                times[name].append((1000 * clock.wall[name], 1000 * clock.cpu[name]))
         recall.append(len(set(found["embedding"].ids) & set(found["exact"].ids)) / 10)
         scored.append(found["hybrid"].scored)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    walls, cpus = ({name: np.array(each)[:, side] for name, each in times.items()} for side in (0, 1))
     return {
-        "ms": {name: statistics.median(values) for name, values in times.items()},
-        "ms_95": {name: float(np.quantile(values, 0.95)) for name, values in times.items()},
+        "ms": {name: float(np.median(each)) for name, each in walls.items()},
+        "ms_95": {name: float(np.quantile(each, 0.95)) for name, each in walls.items()},
+        "cpu_ms": {name: float(np.median(each)) for name, each in cpus.items()},
         "recall": statistics.mean(recall),
         "scored": statistics.mean(scored),
         "peak_gb": int(status["VmHWM"].split()[0]) * 1024 / 1e9,
@@ -136,16 +162,15 @@ def encoding() -> float:
 
 def page(about: dict[str, Any], found: dict[str, Any]) -> str:
     seconds, asked_ = found["seconds"], found["asked"]
-    total = sum(seconds.values())
-    ms, worst = asked_["ms"], asked_["ms_95"]
+    total, cpu = (sum(seconds[side].values()) for side in ("wall", "cpu"))
     lines = [
         "# Tools: selecting among many documents",
         "",
         f"{sentence(about)}.",
         "",
         f"Regenerated by `python -m benchmarks.tools`. {found['count']:,} documents, GENERATED of {VOCABULARY:,} words by",
-        f"Zipf's law; vectors ({WIDTH}, int8) are given. {QUERIES} requests of six words; medians, and 95 % quantiles in",
-        "brackets. One thread.",
+        f"Zipf's law; vectors ({WIDTH}, int8) are given. {QUERIES} requests of six words, one thread; medians, with 95 %",
+        "quantiles and the CPU's own time in brackets. Where the two differ much, the machine was busy with other things.",
         "",
         "| what | figure | bar | met |",
         "|---|---|---|---|",
@@ -154,17 +179,20 @@ def page(about: dict[str, Any], found: dict[str, Any]) -> str:
     def row(what: str, figure: str, bar: str = "", met: bool | None = None) -> None:
         lines.append(f"| {what} | {figure} | {bar} | {'' if met is None else 'yes' if met else '**no**'} |")
 
-    row("hybrid query", f"{ms['hybrid']:.0f} ms ({worst['hybrid']:.0f})", "50 ms", ms["hybrid"] < 50)
-    row("of which lexical", f"{ms['lexical']:.0f} ms ({worst['lexical']:.0f})")
-    row("of which vectors, 32 clusters of the index", f"{ms['embedding']:.0f} ms ({worst['embedding']:.0f})")
-    row("vectors, exact scan", f"{ms['exact']:.0f} ms ({worst['exact']:.0f})")
+    def ms(name: str) -> str:
+        return f"{asked_['ms'][name]:.0f} ms ({asked_['ms_95'][name]:.0f}; CPU {asked_['cpu_ms'][name]:.0f})"
+
+    row("hybrid query", ms("hybrid"), "50 ms", asked_["ms"]["hybrid"] < 50)
+    row("of which lexical", ms("lexical"))
+    row("of which vectors, 32 clusters of the index", ms("embedding"))
+    row("vectors, exact scan", ms("exact"))
     row("of the exact scan's ten, found by clusters", f"{100 * asked_['recall']:.0f} %")
     row("documents scored", f"{asked_['scored']:,.0f}")
     row("encoding the request by MiniLM, besides", f"{found['encoding_ms']:.0f} ms")
     row("memory of the process, at most", f"{asked_['peak_gb']:.2f} GB", "1.2 GB", asked_["peak_gb"] < 1.2)
     row("of which not mapped from files", f"{asked_['anonymous_gb']:.2f} GB")
-    parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
-    row("building the index", f"{total:.0f} s ({parts})", "300 s", total < 300)
+    parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds["wall"].items())
+    row("building the index", f"{total:.0f} s ({parts}; CPU {cpu:.0f})", "300 s", total < 300)
     return "\n".join([*lines, ""])
 
 
@@ -175,7 +203,7 @@ def main() -> None:
     arguments = parser.parse_args()
     count = 20_000 if arguments.quick else 1_000_000
     if arguments.ask:
-        print(json.dumps(asked(Path(arguments.ask), count)))
+        print(json.dumps(asked(Path(arguments.ask))))
         return
     about = machine()
     with tempfile.TemporaryDirectory() as name:

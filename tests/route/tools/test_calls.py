@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.route.tools.tools import file_documents
 
@@ -17,6 +17,7 @@ values = st.recursive(leaves, lambda v: st.lists(v, max_size=3) | st.dictionarie
 names = st.from_regex(r"[a-z]{1,5}_", fullmatch=True)
 
 
+@settings(max_examples=40)
 @given(st.lists(names, min_size=1, max_size=3), st.lists(values, max_size=2), st.dictionaries(names, values, max_size=3))
 def test_what_is_written_is_read_again(name: list[str], positional: list[object], named: dict[str, object]) -> None:
     call = Call(".".join(name), tuple(positional), named, "step1")

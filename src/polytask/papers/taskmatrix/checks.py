@@ -87,7 +87,7 @@ def _models(data: Path, seed: int) -> dict[str, float]:
             found[f"models {name} domain"] = 100 * float(np.mean(right))
         found["models random recall@10"] = 1000 / len(documents)
         cases = [(request.text, documents[request.gold].name, documents[request.gold].module) for request in train]
-        for name, arm in (("lexical", lexical), ("hybrid", hybrid)):
+        for name in ("lexical", "hybrid"):
             found[f"feedback {name} before"] = found[f"models {name} recall@5"]
         learn_from_failures(registry, lexical, cases, k=1)
         embedding.refresh()

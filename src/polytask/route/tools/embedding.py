@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polytask.errors import InputError, optional
-from polytask.nn.sentence import MINILM, SentenceEncoder, text_encoder_folder
 from polytask.route.tools.registry import Registry
 from polytask.route.tools.selection import Hit, Selection, best
 from polytask.route.tools.vectors import VectorIndex
@@ -20,7 +19,7 @@ Embed = Callable[[Sequence[str]], Floats]
 """From N texts to vectors ``(N, width)``."""
 
 
-def sentence_embedder(name: Path | str = MINILM, tokens: int = 64, batch: int = 64) -> Embed:
+def sentence_embedder(name: Path | str = "minilm", tokens: int = 64, batch: int = 64) -> Embed:
     """A frozen text encoder as a function of texts; by default all-MiniLM-L6-v2, on the processor.
 
     Args:
@@ -28,7 +27,9 @@ def sentence_embedder(name: Path | str = MINILM, tokens: int = 64, batch: int = 
         tokens: longer texts are cut.
         batch: texts at a time; those of one length are put together.
     """
-    import torch
+    import torch  # which nothing else of the platform needs
+
+    from polytask.nn.sentence import SentenceEncoder, text_encoder_folder
 
     folder = text_encoder_folder(name)
     encoder = SentenceEncoder.pretrained(folder).eval()

@@ -26,7 +26,7 @@ class Lexical:
         budget: documents that may be scored; ``None`` scores all that have one of the words.
     """
 
-    def __init__(self, registry: Registry, weights: Mapping[str, float] | None = None, budget: int | None = 6000) -> None:
+    def __init__(self, registry: Registry, weights: Mapping[str, float] | None = None, budget: int | None = 4000) -> None:
         self.registry, self.budget = registry, budget
         self.weights = {**dict.fromkeys(COLUMNS, 1.0), **(weights or {})}
 
