@@ -20,6 +20,8 @@ class Lexical:
     the rarest is in more documents, those with all the words are taken, the shortest documents first: BM25's own
     order where each word occurs once.
 
+    As scored counts each of the taken words in each document that has it: what the time goes into.
+
     Args:
         registry: the documents.
         weights: how much a word counts in each of `COLUMNS`; 1 where it is not said.
