@@ -1,0 +1,1 @@
+"""Route: the right expert, or the right tool, for each input."""
