@@ -47,8 +47,8 @@ class Device:
 
 
 def measure_cells(seed: int, data: Path) -> Measurements:
-    """``"<device> <strategy> at <n>"``, and ``"cells <strategy> at <n>"``, the mean over devices. On gold_6226 also LINAS that
-    begins with the best 20 of eyeriss, ``"warm at <n>"``, and the front that it found for eyeriss, ``"foreign front"``."""
+    """``"<device> <strategy> at <n>"``, and ``"cells <strategy> at <n>"``, the mean over devices. On gold_6226 also LINAS
+    that begins with the best 20 of eyeriss, ``"warm at <n>"``, and the front found for eyeriss, ``"foreign front"``."""
     table = cells(data)
     devices = {name: Device(table, name) for name in DEVICES}
     measured: dict[str, float] = {}
