@@ -222,7 +222,7 @@ def test_search_among_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     found = cells.measure_cells(0, folder)
     assert all(0 <= value <= 1 for value in found.values()) and found == cells.measure_cells(0, folder)
     mean = np.mean([found[f"{device} linas at 100"] for device in cells.DEVICES])
-    assert found["linas at 100"] == pytest.approx(mean)
+    assert found["cells linas at 100"] == pytest.approx(mean)
 
 
 def test_the_whole_table_covers_all_of_itself() -> None:
@@ -243,6 +243,15 @@ def test_predictors_of_real_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     features, times = latencies(folder)
     assert features.shape == (5000, 145) and len(times) == 12
     assert (features[:, 120:].sum(1) == 1).all()
+
+
+def test_no_two_runs_measure_by_the_same_name() -> None:
+    """The measurements of a seed are kept and drawn together."""
+    runs = {claim.run for claim in PAPER.claims}
+    assert len({run.__name__ for run in runs}) == len(runs) == 4
+    assert all(
+        name.startswith(("cells ", *cells.DEVICES)) for claim in PAPER.claims for name in claim.pair if "cells" in claim.name
+    )
 
 
 def test_the_picture(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ PAPER = Paper(
             _cells(
                 name=f"cells at {n}",
                 statement=f"among cells LINAS covers more than NSGA-II does after {n} evaluations, mean of three devices",
-                method=f"linas at {n}",
-                baseline=f"nsga2 at {n}",
+                method=f"cells linas at {n}",
+                baseline=f"cells nsga2 at {n}",
                 claimed="not in the paper",
                 comment="NAS-Bench-201: of what the whole table covers; populations and batches of 20 for both.",
             )

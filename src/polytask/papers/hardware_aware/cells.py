@@ -47,8 +47,8 @@ class Device:
 
 
 def measure_cells(seed: int, data: Path) -> Measurements:
-    """``"<device> <strategy> at <n>"``, and ``"<strategy> at <n>"`` as the mean over devices. On gold_6226 also LINAS that
-    begins with the best 20 of eyeriss, ``"warm at <n>"``, and the front that it found for eyeriss, ``"foreign front"``."""
+    """``"<device> <strategy> at <n>"``, and ``"cells <strategy> at <n>"``, the mean over devices. On gold_6226 also LINAS
+    that begins with the best 20 of eyeriss, ``"warm at <n>"``, and the front found for eyeriss, ``"foreign front"``."""
     table = cells(data)
     devices = {name: Device(table, name) for name in DEVICES}
     measured: dict[str, float] = {}
@@ -62,7 +62,7 @@ def measure_cells(seed: int, data: Path) -> Measurements:
         measured |= {f"{device} {name} at {n}": devices[device].share(each, n) for n in POINTS}
     for name in STRATEGIES:
         for n in POINTS:
-            measured[f"{name} at {n}"] = float(np.mean([measured[f"{device} {name} at {n}"] for device in DEVICES]))
+            measured[f"cells {name} at {n}"] = float(np.mean([measured[f"{device} {name} at {n}"] for device in DEVICES]))
     here, there = "gold_6226", found["linas", "eyeriss"]
     warm = run(here, STRATEGIES["linas"], there.best(20))
     measured |= {f"warm at {n}": devices[here].share(warm, n) for n in POINTS}
