@@ -69,6 +69,18 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
 
+    def trickles_events(self, body: Any) -> None:
+        """A stream that goes on until nobody reads it."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for _ in range(300):
+            line = b'data: {"choices": [{"delta": {"content": "more"}}]}\n\n'
+            self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+            self.wfile.flush()
+            time.sleep(0.02)
+
     def cuts(self, body: Any) -> None:
         """A stream that ends in the middle."""
         self.send_response(200)
