@@ -1,5 +1,6 @@
 """Route: the right expert for each input."""
 
+from polytask.route.alternatives import Alternatives, alternatives_of, budget_loss, choosing, watched_choices
 from polytask.route.bandit import Bandit
 from polytask.route.choice import (
     LAMBDAS,
@@ -14,6 +15,8 @@ from polytask.route.choice import (
     soft_choice,
     sweep,
 )
+from polytask.route.dispatch import dispatch
+from polytask.route.early_exit import EarlyExit, Exited, calibrate, confidence
 from polytask.route.encoders import NGramFeatures, SentenceFeatures, TextEncoder, text_encoders
 from polytask.route.endpoint import Endpoint, EndpointFailure
 from polytask.route.expert import Example, Expert, Losses, answering, predicting, scoring
@@ -26,11 +29,14 @@ from polytask.route.table import Failure, LossTable
 __all__ = [
     "FLAGS",
     "LAMBDAS",
+    "Alternatives",
     "Bandit",
     "Decision",
+    "EarlyExit",
     "Endpoint",
     "EndpointFailure",
     "Example",
+    "Exited",
     "Expert",
     "Failure",
     "Front",
@@ -41,9 +47,15 @@ __all__ = [
     "SentenceFeatures",
     "TextEncoder",
     "Wish",
+    "alternatives_of",
     "answering",
     "bits_per_character",
+    "budget_loss",
+    "calibrate",
     "choose",
+    "choosing",
+    "confidence",
+    "dispatch",
     "fit_hidden",
     "fit_rows",
     "incurred",
@@ -59,5 +71,6 @@ __all__ = [
     "soft_choice",
     "sweep",
     "text_encoders",
+    "watched_choices",
     "weighted_costs",
 ]
