@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
-from anyio import to_thread
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
 
 from polytask.errors import InputError, quoted, suggest
 from polytask.route import FLAGS, Router, parse_flags
@@ -62,7 +62,8 @@ def create_app(
     async def refused(request: Request, problem: Refused) -> JSONResponse:
         return problem.response()
 
-    @app.exception_handler(HTTPException)
+    @app.exception_handler(404)
+    @app.exception_handler(405)
     async def no_such_path(request: Request, problem: HTTPException) -> JSONResponse:
         return error(problem.status_code, f"{request.method} {request.url.path}: {problem.detail}")
 
@@ -129,7 +130,8 @@ class _Server:
             known = suggest(str(model), [AUTO, *self.experts])
             raise Refused(404, f"unknown model {quoted(model)}: {known}")
         try:
-            decision = await to_thread.run_sync(lambda: self.router.route(text, weights, flags=None, doubt=self.doubt))
+            decide = partial(self.router.route, text, weights, flags=None, doubt=self.doubt)
+            decision = await asyncio.to_thread(decide)
         except InputError as problem:
             raise Refused(400, str(problem)) from problem
         order = [decision.expert, *(name for name in decision.order if name != decision.expert)]
