@@ -27,7 +27,8 @@ ORDER = [
     "report store",
     "comparison export fitting predicting",
     "papers testing",  # floor 3
-    "cli web",  # floor 4
+    "web",  # floor 4
+    "cli",
 ]
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line.split()}
 

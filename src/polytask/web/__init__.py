@@ -1,0 +1,1 @@
+"""Servers. They need the extra ``web``."""
