@@ -90,6 +90,7 @@ def test_experts_come_with_tasks_and_go_on_when_they_return(lazy: bool) -> None:
 def test_told_boundaries_make_an_expert_at_each() -> None:
     tame = made()
     assert followed(tame, (0, 1, 2, 0), told=True) == [0, 1, 2, 0]
+    assert all(member.detector.threshold < 0.6 for member in tame.members), "thresholds follow the losses all the same"
 
 
 def test_the_batch_of_an_alarm_is_not_in_the_window_and_thresholds_of_others_stay() -> None:

@@ -78,7 +78,8 @@ PAPER = Paper(
             margin=-0.5,
             claimed="shifts are detected",
             comment="A task lasts for 64 batches. The window's losses still fall then, so that its mean and deviation are "
-            "large, and a task that the last expert happens to do half well is missed: one expert then learns two tasks.",
+            "large, and a task that the last expert happens to do half well is missed: one expert then learns two tasks. "
+            "A step that goes wrong raises the loss as well, and makes an expert too many.",
         ),
         _claim(
             name="false alarms",

@@ -136,7 +136,8 @@ class TAME:
         watched = range(len(self.members)) if not self.lazy else [self.current] if self.members else []
         for index in watched:
             self._judge(index, inputs, targets, losses)
-        alarm = bool(self.members) and (self._alarmed() if shift is None else shift)
+        found = bool(self.members) and self._alarmed()
+        alarm = found if shift is None else bool(self.members) and shift
         created = not self.members
         self.alarms = self.alarms + 1 if alarm else 0
         if created:
