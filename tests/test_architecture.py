@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "polytask"
 ORDER = [
     "errors",
     "files nn peft_format register scope statistics",
-    "claim task",
+    "claim cost task",
     "data paper",
     "share balance merge shrink route scale measure",  # floor 1: the verbs
     "method model",  # floor 2: from a model to a report
