@@ -40,6 +40,22 @@ def test_the_smaller_network_gives_what_the_masked_one_gives(name: str) -> None:
             }
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_after_the_other_is_all_at_once(name: str) -> None:
+    network, x, _ = built(name)
+    structure = find_structure(network, x)
+    gone = some(structure)
+    step, current = network, structure
+    for group, units in gone.items():
+        step, current = remove(step, current, {group: units}), current.after({group: units})
+    whole = remove(network, structure, gone)
+    assert all(torch.equal(value, step.state_dict()[key]) for key, value in whole.state_dict().items())
+    found = {group.name: group for group in find_structure(whole, x).groups}
+    for group in current.groups:
+        if group.units > 1:  # a single unit is no choice
+            assert [m.units.tolist() for m in group.members] == [m.units.tolist() for m in found[group.name].members]
+
+
 def test_channels_of_zeros_can_be_removed() -> None:
     """The independent way: what makes a channel is zeroed, its bias and its norm too, and nothing is masked behind it."""
     network, x, _ = built("residual")

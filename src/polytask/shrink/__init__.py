@@ -1,6 +1,42 @@
 """Shrink: a smaller model within a budget, with no task below its floor."""
 
+from polytask.shrink.budgets import Budget, Floor, Row, Shrinking, prune_to, shrink
+from polytask.shrink.by_task import Pruned, Step, Tolerances, decay, prune_by_task, prune_in_rounds
+from polytask.shrink.criteria import Criterion, criteria, overall, uniform, weakest
 from polytask.shrink.groups import Group, Member, Removed, Structure, find_structure
+from polytask.shrink.masks import Masks, cubic, load_sparse, magnitude_masks, save_sparse
 from polytask.shrink.removal import Shrunk, masked, remove, resize
 
-__all__ = ["Group", "Member", "Removed", "Shrunk", "Structure", "find_structure", "masked", "remove", "resize"]
+__all__ = [
+    "Budget",
+    "Criterion",
+    "Floor",
+    "Group",
+    "Masks",
+    "Member",
+    "Pruned",
+    "Removed",
+    "Row",
+    "Shrinking",
+    "Shrunk",
+    "Step",
+    "Structure",
+    "Tolerances",
+    "criteria",
+    "cubic",
+    "decay",
+    "find_structure",
+    "load_sparse",
+    "magnitude_masks",
+    "masked",
+    "overall",
+    "prune_by_task",
+    "prune_in_rounds",
+    "prune_to",
+    "remove",
+    "resize",
+    "save_sparse",
+    "shrink",
+    "uniform",
+    "weakest",
+]

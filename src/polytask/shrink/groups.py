@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -27,8 +27,8 @@ class Member:
         tensor: its name in the network.
         dim: the dimension.
         role: ``"out"`` for a weight that makes the channels, ``"in"`` for one that reads them, ``"both"`` for a tied weight
-            that does either, ``"scale"`` for the factor of a norm, ``"beside"`` for what else belongs to a channel: a bias, a
-            norm's statistics, an embedding of positions.
+            that does either, ``"scale"`` for the factor of a norm, ``"beside"`` for what else belongs to a channel: a bias,
+            a norm's statistics, an embedding of positions.
         units: int64, as long as the dimension: which unit of the group each place belongs to, -1 for none of it.
     """
 
@@ -125,6 +125,22 @@ class Structure:
                 key = member.tensor, member.dim
                 masks[key] = masks[key] | gone if key in masks else gone
         return masks
+
+    def after(self, removed: Removed) -> Structure:
+        """The structure of the network that lost these units: what stays is numbered anew, in the same order."""
+        gone, chosen = self.places(removed), self.checked(removed)
+        groups = []
+        for group in self.groups:
+            number = torch.full((group.units + 1,), -1)  # the last is for places of no unit, -1
+            left = torch.ones(group.units, dtype=torch.bool)
+            left[chosen.get(group.name, [])] = False
+            number[:-1][left] = torch.arange(int(left.sum()))
+            members = tuple(
+                replace(m, units=number[m.units[~gone[m.tensor, m.dim]] if (m.tensor, m.dim) in gone else m.units])
+                for m in group.members
+            )
+            groups.append(replace(group, units=int(left.sum()), members=members))
+        return replace(self, groups=tuple(groups))
 
 
 def find_structure(network: nn.Module, *inputs: Any, **named: Any) -> Structure:
