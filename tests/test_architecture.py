@@ -25,7 +25,7 @@ ORDER = [
     "method model",  # floor 2: from a model to a report
     "training",
     "report store",
-    "comparison export fitting predicting",
+    "comparison export fitting predicting shrinking",
     "papers testing",  # floor 3
     "cli web",  # floor 4
 ]

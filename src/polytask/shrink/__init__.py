@@ -1,7 +1,7 @@
 """Shrink: a smaller model within a budget, with no task below its floor."""
 
 from polytask.shrink.budgets import Budget, Floor, Row, Shrinking, prune_to, shrink
-from polytask.shrink.by_task import Pruned, Step, Tolerances, decay, prune_by_task, prune_in_rounds
+from polytask.shrink.by_task import Cost, Losses, Pruned, Step, Tolerances, decay, prune_by_task, prune_in_rounds
 from polytask.shrink.criteria import Criterion, criteria, overall, uniform, weakest
 from polytask.shrink.groups import Group, Member, Removed, Structure, find_structure
 from polytask.shrink.masks import Masks, cubic, load_sparse, magnitude_masks, save_sparse
@@ -9,9 +9,11 @@ from polytask.shrink.removal import Shrunk, masked, remove, resize
 
 __all__ = [
     "Budget",
+    "Cost",
     "Criterion",
     "Floor",
     "Group",
+    "Losses",
     "Masks",
     "Member",
     "Pruned",

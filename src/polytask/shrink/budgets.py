@@ -23,8 +23,8 @@ QUANTITIES: tuple[Quantity, ...] = ("macs", "parameters", "activation_bytes")
 SHARES = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
 """The budgets of a Pareto table, as shares of what the whole model costs."""
 
-GROWTHS = (1.02, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, 2.7, 4.0, 6.0, 10.0, 20.0, 50.0, 200.0, 1000.0)
-"""The growth factors of losses that are tried for a budget, the smallest that reaches it."""
+GROWTHS = tuple(1 + round(0.02 * 1.5**step, 4) for step in range(28))
+"""The growth factors of losses that are tried for a budget, 1.02 to about 1,100; the smallest that reaches it is taken."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,14 @@ class Shrinking:
 
     Attributes:
         whole: the cost of the model as it was, and `metrics` its tasks' metrics.
+        higher_is_better: of each metric.
         floors: by task.
         rows: largest budget first.
     """
 
     whole: float
     metrics: Mapping[str, float]
+    higher_is_better: Mapping[str, bool]
     floors: Mapping[str, Floor]
     rows: tuple[Row, ...]
 
@@ -157,6 +159,12 @@ class Shrinking:
         )
 
 
+def growing(growth: float, groups: int) -> Tolerances:
+    """Equal tolerances that make ``growth`` in all: nothing is known of which groups should have more."""
+    each = growth ** (1 / groups) - 1
+    return Tolerances(each, growth, exponential=False)
+
+
 def prune_to(
     network: nn.Module,
     structure: Structure,
@@ -164,7 +172,6 @@ def prune_to(
     cost: Cost,
     target: float,
     *,
-    initial: float = 0.05,
     criterion: str | Criterion = "l1",
     growths: Sequence[float] = GROWTHS,
     **settings: Any,
@@ -174,7 +181,7 @@ def prune_to(
     Args:
         network, structure, losses, cost, criterion, settings: as for `polytask.shrink.prune_by_task`.
         target: the largest cost.
-        initial: the first tolerance; half of what a growth allows in all, where that is less.
+        growths: rising factors to choose from, each divided evenly between the groups.
 
     Raises:
         InputError: the target is below what is left with the largest ratio of every group, which the message has, or no
@@ -189,7 +196,7 @@ def prune_to(
     low, high, best, passes = 0, len(growths) - 1, None, 0
     while low <= high:  # bisection: a larger growth allows more
         middle = (low + high) // 2
-        tolerances = Tolerances(min(initial, (growths[middle] - 1) / 2), growths[middle])
+        tolerances = growing(growths[middle], len(structure.groups))
         found = prune_by_task(network, structure, losses, cost, tolerances, criterion=criterion, until=target, **settings)
         passes += found.passes
         if cost(found.network) <= target:
@@ -261,4 +268,4 @@ def shrink(
         below = tuple(t for t, floor in bounds.items() if not floor.met(found[t], before[t], higher_is_better[t]))
         rows.append(Row(wanted, price, price / whole, found, below, made))
         progress(f"{budget.quantity} {price / whole:.2f}x")
-    return Shrinking(whole, before, bounds, tuple(rows))
+    return Shrinking(whole, before, dict(higher_is_better), bounds, tuple(rows))
