@@ -13,6 +13,7 @@ import os
 import statistics
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from torch import Tensor, nn
 
 from polytask.cost import count, macs
 from polytask.files import write_json, write_text
-from polytask.shrink import find_structure, prune_by_task, remove, uniform
-from polytask.shrink.budgets import growing
+from polytask.shrink import Tolerances, find_structure, prune_by_task, remove, uniform
 from polytask.shrink.by_task import RATIOS
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,7 +54,7 @@ class Deep(nn.Sequential):
     def __init__(self) -> None:
         layers: list[nn.Module] = []
         widths = [1, *[16] * 10, *[24] * 10]
-        for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for number, (before, after) in enumerate(pairwise(widths)):
             layers += [nn.Conv2d(before, after, 3, 2 if number in (4, 10) else 1, 1), nn.BatchNorm2d(after), nn.ReLU()]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 2))
 
@@ -81,7 +81,14 @@ def pruning() -> dict[str, Any]:
     accepted = {}
     for name, settings in (("fast", {}), ("bisection alone", {"cache": 0}), ("plain", {"bisect": False, "cache": 0})):
         started = time.perf_counter()
-        pruned = prune_by_task(network, structure, losses, lambda n: macs(n, x[:1]), growing(2.0, 20), **settings)  # type: ignore[arg-type]
+        pruned = prune_by_task(
+            network,
+            structure,
+            losses,
+            lambda n: macs(n, x[:1]),
+            Tolerances(2 ** (1 / 20) - 1, exponential=False),
+            **settings,
+        )  # type: ignore[arg-type]
         found[name] = {"seconds": time.perf_counter() - started, "passes": pruned.passes}
         accepted[name] = pruned.removed
     found["same"] = accepted["fast"] == accepted["bisection alone"] == accepted["plain"]

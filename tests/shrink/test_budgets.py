@@ -8,7 +8,7 @@ from tests.shrink.test_by_task import problem
 
 from polytask.cost import macs
 from polytask.errors import InputError
-from polytask.shrink import Budget, Floor, Shrinking, find_structure, prune_to, shrink
+from polytask.shrink import Budget, Floor, Shrinking, find_structure, prune_to, remove, shrink
 
 
 def test_budgets_and_floors_as_they_are_written() -> None:
@@ -27,7 +27,7 @@ def test_budgets_and_floors_as_they_are_written() -> None:
             Floor.parse(text)
 
 
-def test_the_target_is_reached_with_the_smallest_growth() -> None:
+def test_the_target_is_reached_in_rounds() -> None:
     network, losses, x = problem()
     structure = find_structure(network, x[:2])
 
@@ -35,13 +35,17 @@ def test_the_target_is_reached_with_the_smallest_growth() -> None:
         return macs(n, x[:1])
 
     whole = cost(network)
-    found = prune_to(network, structure, losses, cost, 0.6 * whole)
-    assert 0.5 * whole < cost(found.network) <= 0.6 * whole
-    tight = [1.05, 1.2]
-    with pytest.raises(InputError, match=r"cannot be met with losses 1\.2 times as large"):
-        prune_to(network, structure, losses, cost, 0.3 * whole, growths=tight)
+    found = prune_to(network, structure, losses, cost, 0.5 * whole)
+    assert 0.45 * whole < cost(found.network) <= 0.5 * whole
+    again = remove(network, structure, found.removed)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in found.network.state_dict().items())
+    assert len(found.steps) > len({step.group for step in found.steps})  # several rounds
+    for step in found.steps:
+        assert all(step.losses[task] <= step.before[task] * (1 + step.tolerance) + 1e-3 for task in step.losses)
     with pytest.raises(InputError, match=r"the smallest reachable is \d+, 0\.0"):
         prune_to(network, structure, losses, cost, 1)
+    with pytest.raises(InputError, match="nothing more can be removed"):
+        prune_to(network, structure, losses, cost, 0.5 * whole, tasks={"size": 0.0})
 
 
 def shrunk(**settings: object) -> Shrinking:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
 from polytask.cost import count
 from polytask.errors import InputError, suggest
-from polytask.shrink.by_task import RATIOS, Cost, Losses, Pruned, Tolerances, prune_by_task
+from polytask.shrink.by_task import RATIOS, Cost, Losses, Pruned, Step, Tolerances, prune_by_task
 from polytask.shrink.criteria import Criterion, uniform
 from polytask.shrink.groups import Structure, find_structure
 from polytask.shrink.removal import remove
@@ -23,8 +23,8 @@ QUANTITIES: tuple[Quantity, ...] = ("macs", "parameters", "activation_bytes")
 SHARES = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
 """The budgets of a Pareto table, as shares of what the whole model costs."""
 
-GROWTHS = tuple(1 + round(0.02 * 1.5**step, 4) for step in range(28))
-"""The growth factors of losses that are tried for a budget, 1.02 to about 1,100; the smallest that reaches it is taken."""
+GROWTH, LARGEST = 1.1, 1e6
+"""By how much losses may grow in one round of pruning to a budget, to begin with and at most."""
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,6 @@ class Shrinking:
         )
 
 
-def growing(growth: float, groups: int) -> Tolerances:
-    """Equal tolerances that make ``growth`` in all: nothing is known of which groups should have more."""
-    each = growth ** (1 / groups) - 1
-    return Tolerances(each, growth, exponential=False)
-
-
 def prune_to(
     network: nn.Module,
     structure: Structure,
@@ -172,40 +166,53 @@ def prune_to(
     cost: Cost,
     target: float,
     *,
+    growth: float = GROWTH,
     criterion: str | Criterion = "l1",
-    growths: Sequence[float] = GROWTHS,
-    **settings: Any,
+    tasks: Mapping[str, float] | None = None,
+    absolute: float = 1e-3,
+    cache: int = 2**30,
 ) -> Pruned:
-    """The network pruned to a cost of at most ``target``, with the smallest growth of losses in ``growths`` that reaches it.
+    """The network pruned to a cost of at most ``target``, in as many rounds of `polytask.shrink.prune_by_task` as it takes.
+
+    A round lets losses grow little, by equal tolerances of all groups, so that no group is cut deep before the others are
+    looked at. When a round removes nothing, the next may let losses grow twice as much.
 
     Args:
-        network, structure, losses, cost, criterion, settings: as for `polytask.shrink.prune_by_task`.
+        network, structure, losses, cost, criterion, cache: as for `polytask.shrink.prune_by_task`.
         target: the largest cost.
-        growths: rising factors to choose from, each divided evenly between the groups.
+        growth: the factor by which the losses may grow in the first round.
+        tasks, absolute: as for `polytask.shrink.Tolerances`.
 
     Raises:
-        InputError: the target is below what is left with the largest ratio of every group, which the message has, or no
-            growth reaches it.
+        InputError: the target is below what is left with the largest ratio of every group, which the message has; or no
+            group can be pruned further though losses may grow a million times.
+
+    The result has one step for each group in each round; the numbers of its units are those of ``structure``.
     """
+    whole = cost(network)
     least = cost(remove(network, structure, uniform(network, structure, RATIOS[-1], criterion)))
     if least > target:
         raise InputError(
-            f"a cost of {target:,.0f} cannot be met: the smallest reachable is {least:,.0f}, "
-            f"{least / cost(network):.3f}x, with {RATIOS[-1]:.0%} of all groups removed"
+            f"a cost of {target:,.0f} cannot be met: the smallest reachable is {least:,.0f}, {least / whole:.3f}x, with "
+            f"{RATIOS[-1]:.0%} of all groups removed"
         )
-    low, high, best, passes = 0, len(growths) - 1, None, 0
-    while low <= high:  # bisection: a larger growth allows more
-        middle = (low + high) // 2
-        tolerances = growing(growths[middle], len(structure.groups))
-        found = prune_by_task(network, structure, losses, cost, tolerances, criterion=criterion, until=target, **settings)
-        passes += found.passes
-        if cost(found.network) <= target:
-            best, high = found, middle - 1
-        else:
-            low = middle + 1
-    if best is None:
-        raise InputError(f"a cost of {target:,.0f} cannot be met with losses {growths[-1]:g} times as large, the most tried")
-    return Pruned(best.network, best.structure, best.steps, best.start, passes)
+    names = {group.name: list(range(group.units)) for group in structure.groups}
+    start, steps, passes, price = dict(losses(network.eval())), list[Step](), 0, whole
+    while price > target:
+        if growth > LARGEST:
+            raise InputError(f"a cost of {target:,.0f} cannot be met: {price:,.0f} is left, and nothing more can be removed")
+        each = growth ** (1 / len(names)) - 1
+        tolerances = Tolerances(each, growth, exponential=False, tasks=tasks or {}, absolute=absolute)
+        found = prune_by_task(
+            network, structure, losses, cost, tolerances, criterion=criterion, until=target, bisect=False, cache=cache
+        )
+        for step in found.steps:
+            own = names[step.group]
+            steps.append(replace(step, units=tuple(own[unit] for unit in step.units)))
+            names[step.group] = [unit for place, unit in enumerate(own) if place not in set(step.units)]
+        network, structure, passes = found.network, found.structure, passes + found.passes
+        growth, price = growth if found.steps else 1 + 2 * (growth - 1), cost(network)
+    return Pruned(network, structure, tuple(steps), start, passes)
 
 
 def shrink(

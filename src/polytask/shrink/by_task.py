@@ -70,7 +70,10 @@ class Pruned:
     @property
     def removed(self) -> dict[str, list[int]]:
         """The units that went, by group, with the numbers of the structure that was given."""
-        return {step.group: list(step.units) for step in self.steps}
+        found: dict[str, list[int]] = {}
+        for step in self.steps:
+            found.setdefault(step.group, []).extend(step.units)
+        return found
 
 
 @dataclass(frozen=True)

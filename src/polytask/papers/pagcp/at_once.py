@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from polytask.errors import InputError
-from polytask.shrink import Cost, Losses, Structure, remove, weakest
-from polytask.shrink.budgets import GROWTHS, growing
+from polytask.shrink import Cost, Losses, Structure, Tolerances, remove, weakest
 from polytask.shrink.by_task import RATIOS, by_saving
 
 
@@ -27,24 +26,32 @@ def sensitivities(network: nn.Module, structure: Structure, losses: Losses) -> d
 def at_once(network: nn.Module, structure: Structure, losses: Losses, cost: Cost, target: float) -> dict[str, list[int]]:
     """What PAGCP removes when it does not look again: each group's ratio is judged on the unpruned network.
 
-    Order, tolerances and the search for the smallest growth that reaches the target are the method's.
+    One tolerance for all groups, the smallest that reaches the target, to 5 %.
     """
     measured = sensitivities(network, structure, losses)
     order = by_saving(network, structure, cost)
-    growths = (*GROWTHS, *(10.0**power for power in range(4, 40)))  # apart, no layer sees how far the others have gone
-    for growth in growths:
-        tolerances = growing(growth, len(order))
-        removed: dict[str, list[int]] = {}
+
+    def allowed(tolerance: float) -> dict[str, list[int]]:
+        removed = {}
         for name in order:
             count = 0
             for number, found in measured[name].items():
-                if not tolerances.allow(found, measured[name][0], tolerances.initial):
+                if not Tolerances().allow(found, measured[name][0], tolerance):
                     break
                 count = number
             removed[name] = weakest(network, structure[name], count)
-        if cost(remove(network, structure, removed)) <= target:
-            return removed
-    raise InputError(f"a cost of {target:,.0f} is out of reach with losses {growths[-1]:g} times as large")
+        return removed
+
+    low, high = 1e-3, 1e9
+    if cost(remove(network, structure, allowed(high))) > target:
+        raise InputError(f"a cost of {target:,.0f} is out of reach where groups are judged apart")
+    while high / low > 1.05:
+        middle = (low * high) ** 0.5
+        if cost(remove(network, structure, allowed(middle))) <= target:
+            high = middle
+        else:
+            low = middle
+    return allowed(high)
 
 
 def by_ratio(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FOLDER = "mnist"
 FILES = tuple(f"{FOLDER}/{part}-{what}-ubyte.gz" for part in ("train10k", "t10k") for what in ("images-idx3", "labels-idx1"))
 TASKS = {"left": "accuracy", "right": "accuracy", "ink": "r2"}
-SIZE, CALIBRATION, TEST = 4500, 500, 2500
+SIZE, CALIBRATION, TEST = 4000, 500, 2000
 """Composites to train on, of them held out of training for the choice of ratios; and to report on."""
 EPOCHS, SHARE, SMALL = 4, 0.6, 0.38
 """Of training; fine-tuning is one more. The budgets of the arms and of PAGCP's second round, of the whole's operations."""
@@ -163,19 +163,18 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
         (after, "tuned drop", "after one epoch, %"),
     ):
         for row, arm in enumerate(ARMS):
-            found = [max(m[f"{arm} {name}"], 0.01) for m in seeds]
+            found = [m[f"{arm} {name}"] for m in seeds]
             axes.plot(found, [row] * len(found), ".", color="0.65", markersize=5)
             mean = sum(found) / len(found)
             axes.plot(mean, row, "o", color="#0072b2" if arm == "pagcp" else "#d55e00", markersize=8)
         axes.set_yticks(range(len(ARMS)), list(ARMS.values()) if axes is before else [])
         axes.set_ylim(len(ARMS) - 0.5, -0.5)
+        axes.axvline(0, color="0.85", linewidth=1, zorder=0)
         axes.set_title(title, loc="left", fontsize=10)
-    before.set_xscale("log")
     for column, (task, colour) in enumerate(zip(TASKS, ("#0072b2", "#56b4e9", "#e69f00"), strict=True)):
         for row, arm in enumerate(ARMS):
             mean = sum(max(m[f"{arm} {task}"], 0.0) for m in seeds) / len(seeds)
             tasks.barh(row + 0.26 * (column - 1), mean, 0.24, color=colour, label=task if row == 0 else None)
-        tasks.plot([], [])
     tasks.set_yticks(range(len(ARMS)), [])
     tasks.set_ylim(len(ARMS) - 0.5, -0.5)
     tasks.set_xlim(0, 100)
