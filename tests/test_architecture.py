@@ -19,13 +19,13 @@ SOURCE = ROOT / "src" / "polytask"
 ORDER = [
     "errors",
     "files nn pareto peft_format register scope statistics workers",
-    "claim journal task",
+    "claim cost journal task",
     "data paper",
     "share balance merge shrink route scale measure",  # floor 1: the verbs
     "method model",  # floor 2: from a model to a report
     "training",
     "report store",
-    "comparison export fitting predicting",
+    "comparison export fitting predicting shrinking",
     "papers testing",  # floor 3
     "web",  # floor 4
     "cli",

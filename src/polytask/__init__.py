@@ -30,7 +30,7 @@ _HOMES = {
     "save": "polytask.store",
     "task_scope": "polytask.scope",
 }
-_MODULES = ("balance", "data", "measure", "merge", "nn", "papers", "route", "share", "testing")
+_MODULES = ("balance", "data", "measure", "merge", "nn", "papers", "route", "share", "shrink", "testing")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from polytask import papers as papers
     from polytask import route as route
     from polytask import share as share
+    from polytask import shrink as shrink
     from polytask.claim import Claim as Claim
     from polytask.claim import Evidence as Evidence
     from polytask.comparison.compare import compare as compare

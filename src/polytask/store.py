@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import shorten
@@ -25,6 +25,7 @@ from polytask.model import Model
 from polytask.nn.conv import ConvEncoder
 from polytask.nn.tabular import TabularEncoder
 from polytask.register import Register
+from polytask.shrink import Shrunk, resize
 from polytask.task import Task
 from polytask.training.history import finite
 
@@ -68,6 +69,7 @@ def save(
     dataset: DataSet | None = None,
     recipe: Mapping[str, Any] | None = None,
     beside: Sequence[Path] = (),
+    like: Saved | None = None,
 ) -> None:
     """Write ``model`` to the folder ``path``: beside it first, then in its place.
 
@@ -77,12 +79,15 @@ def save(
         dataset: what it was trained on: brings the table's schema, the provenance, and the inputs' shapes.
         recipe: how it was trained, JSON values that are kept as they are (method, settings, seed, metrics, ...).
         beside: files and folders to keep in the model's folder too, such as the run's history.
+        like: without ``dataset``: a model that was read, such as the one that this was made of, whose schema and provenance
+            are this one's too.
 
     Raises:
         InputError: the folder cannot be written or holds other files, or the disk is full. Nothing is left behind then.
     """
     path = Path(path)
-    schema = dataset.schema if dataset is not None else None
+    schema = dataset.schema if dataset is not None else like.schema if like is not None else None
+    before = like.about if like is not None else {}
     with replacing_folder(path) as folder:
         tensors = {WEIGHTS: model, **({SCHEMA_TENSORS: schema.tensors()} if schema is not None else {})}
         for name, content in tensors.items():
@@ -101,8 +106,13 @@ def save(
                 "shared": _count(model.shared_parameters()),
                 "tasks": {name: _count(model.parameters_of(name)) for name in model.tasks},
             },
-            "inputs": _describe_inputs(dataset.train.inputs) if dataset is not None else None,
-            "data": {"name": dataset.name, **dataset.provenance} if dataset is not None else None,
+            "shrunk": {
+                name: asdict(module.shrunk)
+                for name, module in model.named_modules()
+                if isinstance(getattr(module, "shrunk", None), Shrunk)
+            },
+            "inputs": _describe_inputs(dataset.train.inputs) if dataset is not None else before.get("inputs"),
+            "data": {"name": dataset.name, **dataset.provenance} if dataset is not None else before.get("data"),
             "recipe": dict(recipe or {}),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()},
             "files": {file.name: sha256(file) for file in sorted(folder.iterdir())},
@@ -142,7 +152,9 @@ def load(path: Path | str, encoder: nn.Module | None = None) -> Saved:
         with torch.random.fork_rng(devices=[]):  # new weights are drawn only to be replaced
             encoder = encoder if encoder is not None else _build_encoder(path, about["encoder"])
             model = Model(encoder, tasks, way_of_sharing(sharing.pop("name"))(**sharing), about["width"])
-    except (KeyError, TypeError) as error:
+        for name, shrunk in about.get("shrunk", {}).items():
+            resize(model.get_submodule(name), Shrunk(**shrunk))
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / ABOUT}: does not describe a model ({error!r})") from error
     for name, value in model.state_dict(keep_vars=True).items():
         if name in tensors:

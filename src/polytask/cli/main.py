@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polytask.cli import compare, interference, merge, papers, serve, train, use
+from polytask.cli import compare, interference, merge, papers, serve, shrink, train, use
 from polytask.errors import PolytaskError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (compare, train, use, merge, interference, serve, papers):
+for group in (compare, train, use, shrink, merge, interference, serve, papers):
     group.register(app)
 
 

@@ -128,7 +128,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        output: Tensor = self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
+        output: Tensor = self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return output
 
 

@@ -1,10 +1,11 @@
 """Networks of any width: slimmable layers, training all widths at once, and what to choose within a budget."""
 
-from polytask.share.slimmable.calibration import recalibrate
+from polytask.cost import macs
+from polytask.nn.recalibration import recalibrate
 from polytask.share.slimmable.chain import Slimmable, Widths
 from polytask.share.slimmable.configuration import Configuration
 from polytask.share.slimmable.containers import Residual
-from polytask.share.slimmable.cost import Costs, macs
+from polytask.share.slimmable.cost import Costs
 from polytask.share.slimmable.distillation import output_distance, representation_distance
 from polytask.share.slimmable.layers import WIDTHS, SlimmableConv2d, SlimmableLinear, narrowed
 from polytask.share.slimmable.norms import (

@@ -7,7 +7,8 @@ import torch
 from tests.share.slimmable.networks import batched, images
 from torch import nn
 
-from polytask.share.slimmable import Slimmable, recalibrate
+from polytask.nn.recalibration import recalibrate
+from polytask.share.slimmable import Slimmable
 
 
 def test_statistics_are_the_mean_of_those_of_the_batches() -> None:
