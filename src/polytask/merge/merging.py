@@ -28,15 +28,20 @@ class Rounding:
     lost: float = 0.0
     changed: float = 0.0
 
-    def add(self, exact: Tensor, stored: torch.dtype, base: Tensor | None) -> None:
-        self.lost += float((exact - exact.to(stored).to(exact)).square().sum())
+    def add(self, exact: Tensor, stored: Tensor, base: Tensor | None) -> None:
+        """Take in merged values, ``(n,)``, as they are stored, and the base's."""
+        self.lost += _square(stored.to(exact) - exact)
         if base is not None:
-            self.changed += float((exact - base.to(exact)).square().sum())
+            self.changed += _square(base.to(exact) - exact)
 
     @property
     def relative(self) -> float | None:
         """The length of what was lost over that of the merged delta; ``None`` without a base."""
         return (self.lost / self.changed) ** 0.5 if self.changed > 0 else None
+
+
+def _square(vector: Tensor) -> float:
+    return float(vector.dot(vector))
 
 
 def merge_state_dicts(
@@ -115,9 +120,9 @@ def merge_checkpoints(
                 output.complete(name)
 
         def write(name: str, start: int, values: Tensor) -> None:
-            output.write(name, start, values)
-            stored = tensors[name][0]
-            if stored != values.dtype:
+            stored = values.to(tensors[name][0])
+            output.write(name, start, stored)
+            if stored.dtype != values.dtype:
                 before = None if base is None else base.read(name, start, start + len(values))
                 roundings[name].add(values, stored, before)
             if start + len(values) == plan.merged[name].numel:

@@ -1,4 +1,4 @@
-"""Route: the right expert for each input; `polytask.route.tools` finds the right tool, `polytask.route.continual` grows experts."""
+"""Route: the right expert for each input; the right tool is `polytask.route.tools`, experts that grow are `.continual`."""
 
 from polytask.route.alternatives import Alternatives, alternatives_of, budget_loss, choosing, watched_choices
 from polytask.route.bandit import Bandit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from polytask.merge.engine.fused import fused
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -20,15 +23,17 @@ SAMPLE = 2**14
 
 
 def keys(values: Tensor, signed: bool) -> Tensor:
-    """Whole numbers in the order of ``values``, of which float32 and float64 are taken; -0 is below 0.
+    """Whole numbers in the order of ``values``, of which float32 and float64 are taken, or in that of their magnitudes.
 
-    The bits themselves have the order of numbers that are not negative.
+    The bits themselves have the order of numbers that are not negative. Where signs count, -0 is below 0.
     """
     bits = values.view(torch.int64 if values.dtype == torch.float64 else torch.int32)
-    if not signed:
-        return bits
-    sign = bits >> (bits.element_size() * 8 - 1)
-    return bits ^ (sign & torch.iinfo(bits.dtype).max)
+    return torch.from_numpy(_keys(bits.numpy(), signed))
+
+
+def _keys(bits: Array, signed: bool) -> Array:
+    positive = np.iinfo(bits.dtype).max
+    return bits ^ ((bits >> (bits.itemsize * 8 - 1)) & positive) if signed else bits & positive
 
 
 def value_of(key: int, dtype: torch.dtype) -> Tensor:
@@ -54,22 +59,103 @@ class Cut:
     seen: int = 0
 
     def above(self, values: Tensor) -> Tensor:
-        """Which of the next ``values``, ``(n,)``, are above the cut. Every value has to be asked for once, in order."""
-        return torch.from_numpy(self._above(values.numpy()))
+        """Which of the next ``values``, ``(n,)``, are above the cut. Every value has to be asked for once, in order.
 
-    def _above(self, values: Array) -> Array:
-        # numpy compares several times faster than torch on a processor.
-        at = self.at.numpy()
-        if not self.parts:
-            everything: Array = values >= at
-            return everything
-        above: Array = values > at
-        left = self.quota - self.seen
-        if left > 0:
-            ties = np.flatnonzero(values == at)
-            self.seen += len(ties)
-            above[ties[:left]] = True
-        return above
+        Where the cut is one of magnitudes, ``values`` are these.
+        """
+        above, seen = _above(values.numpy(), self.at.numpy(), self.left)
+        self.seen += seen
+        return torch.from_numpy(above)
+
+    @property
+    def left(self) -> int:
+        """How many of the next values that equal ``at`` are above the cut."""
+        return self.quota - self.seen if self.parts else sys.maxsize
+
+
+def _above(values: Array, at: Any, left: int) -> tuple[Array, int]:
+    """Which of ``values``, ``(n,)``, are above ``at``, with the first ``left`` of those that equal it; how many do."""
+    # numpy compares several times faster than torch on a processor.
+    ties = values == at
+    seen = int(np.count_nonzero(ties))
+    if left >= seen:
+        everything: Array = values >= at
+        return everything, seen
+    above: Array = values > at
+    above[np.flatnonzero(ties)[: max(left, 0)]] = True
+    return above, seen
+
+
+def _split(bits: Array, signed: bool, low: Any, high: Any) -> tuple[int, Array]:
+    found = _keys(bits, signed)
+    above = found > high
+    return int(np.count_nonzero(above)), found[(found >= low) ^ above]
+
+
+@fused(_split)
+def split(bits: Array, signed: bool, low: Any, high: Any) -> tuple[int, Array]:
+    """How many keys of values with ``bits``, ``(n,)``, are larger than ``high``, and those from ``low`` to it, in order."""
+    positive = bits.dtype.type(np.iinfo(bits.dtype).max)
+    shift = bits.dtype.type(bits.itemsize * 8 - 1)
+    larger = size = 0
+    inside = np.empty_like(bits)
+    for each in bits:
+        key = each ^ ((each >> shift) & positive) if signed else each & positive
+        larger += key > high
+        inside[size] = key  # the next one takes its place unless it counts
+        size += (key >= low) & (key <= high)
+    return larger, inside[:size].copy()
+
+
+def _keep(values: Array, low: Any, low_left: int, high: Any, high_left: int) -> tuple[int, int]:
+    size = np.abs(values)
+    kept, low_seen = _above(size, low, low_left)
+    above, high_seen = _above(size, high, high_left)
+    np.multiply(values, kept & ~above, out=values)
+    return low_seen, high_seen
+
+
+@fused(_keep)
+def keep(values: Array, low: Any, low_left: int, high: Any, high_left: int) -> tuple[int, int]:
+    """Make 0, in place, what of ``values``, ``(n,)``, has not a magnitude above ``low``, or has one above ``high``.
+
+    Of those that equal ``low`` or ``high``, the first so many are above it. Returns how many equal ``low``, and ``high``.
+    """
+    one, infinite = values.dtype.type(1), values.dtype.type(np.inf)
+    low_seen = high_seen = 0
+    for start in range(0, len(values), 1024):
+        part = values[start : start + 1024]
+        at_low = at_high = 0
+        for value in part:
+            at_low += abs(value) == low
+            at_high += abs(value) == high
+        all_low, all_high = low_seen + at_low <= low_left, high_seen + at_high <= high_left
+        if (all_low or low_seen >= low_left) and (all_high or high_seen >= high_left):
+            # All that equal a cut here are on one side of it: comparing is enough, several at a time.
+            least = low if all_low else np.nextafter(low, infinite)
+            most = high if all_high else np.nextafter(high, infinite)
+            for i in range(len(part)):
+                size = abs(part[i])
+                part[i] *= one * ((size >= least) & (size < most))
+            low_seen += at_low
+            high_seen += at_high
+            continue
+        for i in range(len(part)):
+            size = abs(part[i])
+            kept = (size > low) | ((size == low) & (low_seen < low_left))
+            above = (size > high) | ((size == high) & (high_seen < high_left))
+            low_seen += size == low
+            high_seen += size == high
+            part[i] *= one * (kept & ~above)
+    return low_seen, high_seen
+
+
+def trim(row: Tensor, low: Cut, high: Cut | None = None) -> None:
+    """Make 0, in place, what of ``row``, ``(n,)``, has no magnitude above ``low``, or has one above ``high``."""
+    high = high or Cut(row.new_tensor(torch.inf), 0, True)
+    seen = keep(row.numpy(), low.at.numpy()[()], low.left, high.at.numpy()[()], high.left)
+    low.seen += seen[0]
+    high.seen += seen[1]
 
 
 @dataclass
@@ -90,11 +176,10 @@ class Search:
     def start(self) -> None:
         self.larger, self.kept, self.size, self.histogram = 0, [], 0, None
 
-    def look(self, found: Array) -> None:
-        """Take in the keys of the next values, ``(n,)``."""
-        above = found > found.dtype.type(self.high)
-        self.larger += int(np.count_nonzero(above))
-        inside = found[(found >= found.dtype.type(self.low)) ^ above]
+    def look(self, bits: Array, signed: bool) -> None:
+        """Take in the bits of the next values, ``(n,)``."""
+        larger, inside = split(bits, signed, bits.dtype.type(self.low), bits.dtype.type(self.high))
+        self.larger += larger
         self.kept.append(inside)
         self.size += len(inside)
         if self.size > BINS:
@@ -146,9 +231,9 @@ class Search:
         return None
 
 
-def exactly(values: Tensor, counts: Sequence[int]) -> list[Cut]:
+def exactly(values: Tensor, counts: Sequence[int], signed: bool = True) -> list[Cut]:
     """The cuts of ``values``, ``(n,)``, all of which are at hand, with so many above each, 0 to ``n``."""
-    found = keys(values, signed=True)
+    found = keys(values, signed)
     cuts = []
     for count in counts:
         if (trivial := all_or_nothing(count, len(values), values.dtype)) is not None:
@@ -175,7 +260,7 @@ class Ranking:
         total: ``n``, the length of each row.
         sample: some values of each row, ``(K, m)``, from which to guess; none makes for a pass more.
         dtype: of the values.
-        signed: whether some may be negative.
+        signed: whether values are in order, or their magnitudes.
     """
 
     def __init__(
@@ -186,9 +271,9 @@ class Ranking:
         dtype: torch.dtype = torch.float32,
         signed: bool = True,
     ) -> None:
-        self.dtype, self.signed = dtype, signed
+        self.rows, self.dtype, self.signed = len(counts), dtype, signed
         whole = torch.iinfo(torch.int64 if dtype == torch.float64 else torch.int32)
-        self.limits = (int(whole.min), int(whole.max))
+        self.limits = (int(whole.min) if signed else 0, int(whole.max))
         self.cuts: dict[tuple[int, int], Cut] = {}
         self.left: dict[tuple[int, int], Search] = {}
         ordered = None if sample is None or not sample.shape[1] else np.sort(keys(sample, signed).numpy(), axis=1)
@@ -216,10 +301,13 @@ class Ranking:
         while self.left:
             for search in self.left.values():
                 search.start()
+            whole = np.int64 if self.dtype == torch.float64 else np.int32
+            of_row = [[search for (of, _), search in self.left.items() if of == row] for row in range(self.rows)]
             for chunk in next(source):
-                found = keys(chunk, self.signed).numpy()
-                for (row, _), search in self.left.items():
-                    search.look(found[row])
+                for values, searches in zip(chunk, of_row, strict=True):
+                    bits = values.numpy().view(whole)
+                    for search in searches:
+                        search.look(bits, self.signed)
             for place, search in list(self.left.items()):
                 answer = search.narrow(self.limits)
                 if answer is not None:

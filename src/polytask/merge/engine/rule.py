@@ -23,6 +23,11 @@ def magnitudes(chunk: Chunk) -> Tensor:
     return torch.abs(chunk.rows, out=chunk.scratch)
 
 
+def rows(chunk: Chunk) -> Tensor:
+    """A chunk's rows, ``(K, n)``."""
+    return chunk.rows
+
+
 @dataclass(frozen=True)
 class Cuts:
     """A statistic: for each model where its values are cut so that so many are above, a list of `Cut` by model.
@@ -30,14 +35,14 @@ class Cuts:
     Args:
         name: the key in ``chunk.found``.
         counts: from the number of values to how many are to be above each cut, for each model.
-        values: what is ordered, ``(K, n)``; it may use statistics that are declared before this one.
+        values: what is ordered, ``(K, n)``. It may use statistics that are declared before this one.
         scope: the values of one tensor, or those of all tensors together.
-        signed: whether values may be negative; none of them is -0 then.
+        signed: whether the values themselves are ordered, none of which is -0 then, or their magnitudes.
     """
 
     name: str
     counts: Callable[[int], Sequence[Sequence[int]]]
-    values: Callable[[Chunk], Tensor] = magnitudes
+    values: Callable[[Chunk], Tensor] = rows
     scope: Literal["tensor", "model"] = "tensor"
     signed: bool = False
 

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -14,11 +15,15 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.ranks import BINS, SAMPLE, Cut, Ranking, exactly
+from polytask.merge.engine.fused import fused
+from polytask.merge.engine.ranks import BINS, SAMPLE, Array, Cut, Ranking, exactly
 from polytask.merge.engine.rule import Cuts, Products, Rule, Statistic
 
-CHUNK = 2**17
-"""Elements of one model in a chunk: what a chunk of eight models needs stays in a processor's cache."""
+CHUNK = 2**16
+"""Elements of one model in a chunk: a row of it stays in the cache that a core has to itself."""
+
+READ = 2**20
+"""Elements of one model that are asked for at a time, to be cut into chunks: of a memory map they are views."""
 
 BLOCK = 2**12
 """Elements whose products are added up at once: sums do not depend on how chunks are cut."""
@@ -61,7 +66,7 @@ class Merge:
         base: what the models were fine-tuned from, if any.
         shapes: of the tensors, by name; they are merged in this order, which must not depend on how files are laid out.
         dtype: of the arithmetic, float32 or float64.
-        chunk: elements of one model that are read at a time, at least `BLOCK`; it is rounded down to whole blocks.
+        chunk: elements of one model that are merged at a time, at least `BLOCK`; it is rounded down to whole blocks.
         threads: tensors that are merged at once. The result does not depend on it. A cut of all tensors together that goes
             through equal values, of which the first count, has to see them in order: then it is one at a time.
     """
@@ -130,7 +135,7 @@ class Merge:
             for chunk in self.chunks(name, self._found):
                 for row, cuts in zip(statistic.values(chunk), self._found[statistic.name], strict=True):
                     for cut in cuts:
-                        cut.above(row)
+                        cut.above(row if statistic.signed else row.abs())
 
     def chunks(self, name: str, found: Mapping[str, Any]) -> Iterator[Chunk]:
         shape = self.shapes[name]
@@ -140,23 +145,33 @@ class Merge:
             step = max(step // max(shape[-1], 1), 1) * shape[-1]
         elif rule.cut == "tensor":
             step = max(total, 1)
-        for start in range(0, total, step):
-            yield self._chunk(name, start, min(start + step, total), found)
+        read = max(READ // step, 1) * step
+        for start in range(0, total, read):
+            stop = min(start + read, total)
+            pieces = [torch.split(model.read(name, start, stop), step) for model in self.models]
+            bases = repeat(None) if self.base is None else torch.split(self.base.read(name, start, stop), step)
+            for i, (base, *models) in enumerate(zip(bases, *pieces, strict=False)):
+                yield self._chunk(name, start + i * step, base, models, found)
         for source in (*self.models, self.base):
             if source is not None:
                 source.release(name)
 
-    def _chunk(self, name: str, start: int, stop: int, found: Mapping[str, Any]) -> Chunk:
-        count, size = len(self.models), stop - start
-        buffer: Tensor = getattr(self._room, "buffer", torch.empty(2, 0, dtype=self.dtype))
-        if buffer.shape[1] < count * size:
-            buffer = self._room.buffer = torch.empty(2, count * size, dtype=self.dtype)
-        rows, scratch = buffer[:, : count * size].view(2, count, size)
-        for row, model in zip(rows, self.models, strict=True):
-            row.copy_(model.read(name, start, stop))
-        base = None if self.base is None else self.base.read(name, start, stop).to(self.dtype)
-        if self.rules[name].vectors and base is not None:
-            rows -= base
+    def _chunk(
+        self, name: str, start: int, base: Tensor | None, models: Sequence[Tensor], found: Mapping[str, Any]
+    ) -> Chunk:
+        """The chunk of what was read of the base and of each model, ``(n,)``."""
+        count, size = len(models), len(models[0])
+        needed = (2 * count + 1) * size
+        room: Tensor = getattr(self._room, "numbers", torch.empty(0, dtype=self.dtype))
+        if len(room) < needed:
+            room = self._room.numbers = torch.empty(needed, dtype=self.dtype)
+        room = room[:needed].view(-1, size)
+        rows, scratch = room[:count], room[count : 2 * count]
+        if base is not None:
+            base = room[-1].copy_(base)
+        less = base if self.rules[name].vectors else None
+        for row, model in zip(rows, models, strict=True):
+            widen(row, model, less)
         return Chunk(name, self.shapes[name], start, base, rows, scratch, found)
 
     def _culprit(self, chunk: Chunk) -> str:
@@ -212,7 +227,8 @@ class Merge:
         counts = statistic.counts(total)
         if total <= self.size:
             values = [statistic.values(chunk).clone() for chunk in self.chunks(name, found)]
-            return [exactly(row, wanted) for row, wanted in zip(torch.cat(values, 1), counts, strict=True)] if values else []
+            each = zip(torch.cat(values, 1), counts, strict=True) if values else ()
+            return [exactly(row, wanted, statistic.signed) for row, wanted in each]
         ranking = Ranking(counts, total, self._sample(statistic, name, total, found), self.dtype, statistic.signed)
         return ranking.run((statistic.values(chunk) for chunk in self.chunks(name, found)) for _ in iter(int, 1))
 
@@ -223,23 +239,57 @@ class Merge:
         width = min(1024, wanted)
         blocks = wanted // width if wanted else 0
         starts = [i * (total - width) // max(blocks - 1, 1) for i in range(blocks)]
-        known = self._found if found is None else found
-        values = [statistic.values(self._chunk(name, start, start + width, known)).clone() for start in starts]
-        return torch.cat(values, 1) if values else torch.empty(len(self.models), 0, dtype=self.dtype)
+        if not starts:
+            return torch.empty(len(self.models), 0, dtype=self.dtype)
+
+        def looked_at(source: Source) -> Tensor:
+            return torch.cat([source.read(name, start, start + width) for start in starts])
+
+        base = None if self.base is None else looked_at(self.base)
+        chunk = self._chunk(name, 0, base, list(map(looked_at, self.models)), self._found if found is None else found)
+        return statistic.values(chunk).clone()
 
     def _products(self, name: str) -> Tensor:
         count = len(self.models)
         # Python's own numbers: small tensors kept between large ones that come and go would leave holes in the heap.
-        sums: list[list[float]] = [[] for _ in range(count * count)]
+        sums: dict[tuple[int, int], list[float]] = {(i, j): [] for i in range(count) for j in range(i + 1)}
         for chunk in self.chunks(name, {}):
             rows = chunk.rows.double()
             if over := -rows.shape[1] % BLOCK:
                 rows = torch.nn.functional.pad(rows, (0, over))
-            blocks = rows.view(count, -1, BLOCK)
-            for row, others in enumerate(blocks):
-                for other, products in enumerate((blocks * others).sum(2).tolist(), start=row * count):
-                    sums[other].extend(products)
-        return torch.tensor([math.fsum(each) for each in sums], dtype=torch.float64).view(count, count)
+            blocks = rows.view(count, -1, 1, BLOCK).numpy()
+            for (i, j), products in sums.items():
+                products.extend((blocks[i] @ blocks[j].swapaxes(1, 2)).ravel().tolist())
+        found = torch.empty(count, count, dtype=torch.float64)
+        for (i, j), products in sums.items():
+            found[i, j] = found[j, i] = math.fsum(products)
+        return found
+
+
+def widen(row: Tensor, values: Tensor, less: Tensor | None) -> None:
+    """Fill ``row``, ``(n,)``, with ``values``, ``(n,)``, of any dtype, less those of ``less``, in the row's precision."""
+    if less is not None and values.dtype == torch.bfloat16 and row.dtype == torch.float32:
+        bfloat16_less(row.numpy(), values.view(torch.uint16).numpy(), less.numpy())
+        return
+    row.copy_(values)
+    if less is not None:
+        row -= less
+
+
+def _bfloat16_less(row: Array, bits: Array, less: Array) -> None:
+    torch.from_numpy(row).copy_(torch.from_numpy(bits).view(torch.bfloat16)).sub_(torch.from_numpy(less))
+
+
+@fused(_bfloat16_less)
+def bfloat16_less(row: Array, bits: Array, less: Array) -> None:
+    """Fill ``row``, float32, with the bfloat16 values that have these bits, uint16, less those of ``less``, float32."""
+    for start in range(0, len(row), 2048):  # slices count from 0, which lets several be done at a time
+        part, of_bits, of_less = row[start : start + 2048], bits[start : start + 2048], less[start : start + 2048]
+        wide = part.view(np.uint32)
+        for i in range(len(wide)):
+            wide[i] = np.uint32(of_bits[i]) << np.uint32(16)
+        for i in range(len(part)):
+            part[i] -= of_less[i]
 
 
 def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> int:

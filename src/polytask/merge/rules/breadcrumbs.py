@@ -11,9 +11,8 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import Cuts, PerModel, Rule, magnitudes, merge_rules, per_model, share
-from polytask.merge.engine.run import cuts_of
-from polytask.merge.rules._arithmetic import elected, mask, weighted_sum
+from polytask.merge.engine.rule import Cuts, PerModel, Rule, merge_rules, per_model, share
+from polytask.merge.rules._arithmetic import elected, trimmed, weighted_sum
 
 
 @merge_rules.add("breadcrumbs")
@@ -79,8 +78,7 @@ class Breadcrumbs(Rule):
         if self.unit == "row":
             self._by_row(chunk)
         else:
-            for row, size, (low, high) in zip(chunk.rows, magnitudes(chunk), cuts_of(chunk, "band"), strict=True):
-                mask(row, low.above(size) & ~high.above(size))
+            trimmed(chunk, "band")
         total = elected(chunk.rows, weights, "sum") if self.elect else weighted_sum(chunk.rows, weights)
         return chunk.plus_base(total, self.scale)
 

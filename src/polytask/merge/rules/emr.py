@@ -11,7 +11,7 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Rule, merge_rules
-from polytask.merge.rules._arithmetic import agreeing
+from polytask.merge.rules._arithmetic import agreeing, elect
 
 
 def unify(rows: Tensor) -> Tensor:
@@ -23,8 +23,11 @@ def unify(rows: Tensor) -> Tensor:
     Returns:
         ``(n,)``. Where the sum is 0 the sign is +.
     """
-    signs = agreeing(rows)
-    return rows.amax(0).mul_(signs)
+    signs = elect(rows)
+    largest = torch.zeros_like(signs)
+    for row in agreeing(rows, signs):
+        torch.maximum(largest, row, out=largest)
+    return largest.mul_(signs)
 
 
 def mask(delta: Tensor, unified: Tensor) -> Tensor:

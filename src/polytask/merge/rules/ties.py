@@ -15,7 +15,7 @@ from polytask.merge._models import same_tensors
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, merge_rules, per_model, share
 from polytask.merge.engine.run import CHUNK, InMemory, Merge
-from polytask.merge.rules._arithmetic import elected, kept, trim, weighted_sum
+from polytask.merge.rules._arithmetic import elected, kept, trimmed, weighted_sum
 
 
 @merge_rules.add("ties")
@@ -55,7 +55,7 @@ class TIES(Rule):
 
     def merge(self, chunk: Chunk) -> Tensor:
         weights = per_model(self.weight, len(chunk.rows), "weight")
-        return chunk.plus_base(elected(trim(chunk, "kept"), weights, self.merge_by), self.scale)
+        return chunk.plus_base(elected(trimmed(chunk, "kept"), weights, self.merge_by), self.scale)
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ class _Trim(Rule):
         return (kept(self.density, count, "model"),)
 
     def merge(self, chunk: Chunk) -> Tensor:
-        rows = trim(chunk, "kept")
+        rows = trimmed(chunk, "kept")
         for row, vector in zip(rows, self.into, strict=True):
             vector[chunk.name][chunk.start : chunk.start + len(row)] = row
         total = weighted_sum(rows, [1.0] * len(rows))
