@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from polytask.errors import InputError
+from polytask.pareto import fronts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,9 @@ class Front:
     @property
     def efficient(self) -> np.ndarray:
         """Which points no other point beats, ``(W,)`` bool."""
-        return nondominated(self.points)
+        found = np.zeros(len(self.points), dtype=bool)
+        found[fronts(self.points, 1)[0]] = True
+        return found
 
 
 def sweep(predicted: ArrayLike, losses: ArrayLike, costs: ArrayLike, weights: Sequence[float] = LAMBDAS) -> Front:
@@ -117,24 +120,14 @@ def sweep(predicted: ArrayLike, losses: ArrayLike, costs: ArrayLike, weights: Se
     return Front(np.asarray(weights, dtype=float), loss, np.array([costs[chosen].mean() for chosen in choices]))
 
 
-def nondominated(points: ArrayLike) -> np.ndarray:
-    """Which of ``(N, D)`` points, lower is better, no other point equals or beats everywhere and beats somewhere.
-
-    >>> nondominated([[1.0, 2.0], [2.0, 1.0], [2.0, 2.0]])
-    array([ True,  True, False])
-    """
-    rows = np.asarray(points, dtype=float)
-    return np.array([not ((rows <= row).all(1) & (rows < row).any(1)).any() for row in rows], dtype=bool)
-
-
-def plot_fronts(fronts: Mapping[str, Front], points: Mapping[str, tuple[float, float]] | None = None) -> Figure:
-    """Loss against cost: a line for each front, a dot for each of ``points``, ``{name: (loss, cost)}``, such as single
+def plot_fronts(drawn: Mapping[str, Front], points: Mapping[str, tuple[float, float]] | None = None) -> Figure:
+    """Loss against cost: a line for each of ``drawn``, a dot for each of ``points``, ``{name: (loss, cost)}``, as of single
     experts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, front in fronts.items():
+    for name, front in drawn.items():
         kept = front.points[front.efficient]
         loss, cost = kept[np.argsort(kept[:, 1])].T
         axes.step(cost, loss, where="post", label=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -67,8 +67,12 @@ class Endpoint:
 
     def answer(self, prompt: str) -> str:
         """What the model answers to ``prompt``, as its one message; `EndpointFailure` where it does not."""
-        message = {"role": "user", "content": prompt}
-        reply = self.ask("chat/completions", {**self.settings, "model": self.model, "messages": [message]})
+        return self.chat([{"role": "user", "content": prompt}])
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """What the model answers to ``messages``, ``{"role": ..., "content": ...}`` each; `EndpointFailure` as above."""
+        sent = [dict(message) for message in messages]
+        reply = self.ask("chat/completions", {**self.settings, "model": self.model, "messages": sent})
         try:
             content = reply["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):

@@ -9,8 +9,8 @@ from tests.route.tools.server import serving
 from tests.route.tools.tools import double, note, weather
 
 from polytask.errors import InputError
+from polytask.route import Endpoint
 from polytask.route.tools import (
-    ChatEndpoint,
     ChatPlanner,
     Document,
     Executor,
@@ -145,7 +145,7 @@ def test_nothing_that_an_api_says_reaches_the_planner() -> None:
         return {"choices": [{"message": {"content": answers.pop(0)}}]}
 
     with serving(chat) as server:
-        made = platform(ChatPlanner(ChatEndpoint(server.url, "m")), read_page, fails, wipe, note)
+        made = platform(ChatPlanner(Endpoint(server.url, "m").chat), read_page, fails, wipe, note)
         done = made.complete("read it and count")
         assert done.verified and done.results["step2"] == f"noted: {hostile}" and not wiped
         assert [one.outcome.status for one in done.attempts["step2"]] == ["failed", "failed", "done"]

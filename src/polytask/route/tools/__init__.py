@@ -6,7 +6,6 @@ writes calls (`Rules`, `ChatPlanner`, `Given`), an `Executor` makes them; `Platf
 
 from polytask.route.tools.calls import Call, Reference, bind, mismatch, parse_call
 from polytask.route.tools.chat import Chat, ChatPlanner
-from polytask.route.tools.chat import Endpoint as ChatEndpoint
 from polytask.route.tools.document import Document, Endpoint, Parameter
 from polytask.route.tools.embedding import Centroids, Embedding, sentence_embedder
 from polytask.route.tools.execution import Executor, Limits, Outcome, ordered
@@ -24,7 +23,7 @@ from polytask.route.tools.selection import Hit, Hybrid, ModuleFirst, Selection, 
 from polytask.route.tools.vectors import VectorIndex
 
 __all__ = [
-    "Attempt", "Call", "CallError", "Centroids", "Chat", "ChatEndpoint", "ChatPlanner", "Completed", "Document",
+    "Attempt", "Call", "CallError", "Centroids", "Chat", "ChatPlanner", "Completed", "Document",
     "Embedding", "Endpoint", "Executor", "Given", "Hit", "Hybrid", "Lexical", "Limits", "ModuleFirst", "Outcome",
     "Parameter", "Planner", "Platform", "Reference", "Registry", "Rules", "Selection", "Selector", "Step", "VectorIndex",
     "bind", "document_of", "fit_weights", "learn_from_failures", "matches", "mismatch", "ordered", "parse_call",

@@ -1,16 +1,13 @@
-"""Planners that ask a language model, by any function of messages or an OpenAI-compatible endpoint."""
+"""A planner that asks a language model, by any function of messages, such as `polytask.route.Endpoint.chat`."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from polytask.errors import InputError, optional, quoted
+from polytask.errors import InputError, quoted
 from polytask.route.tools.document import Document, Parameter
-from polytask.route.tools.isolation import CallError
 from polytask.route.tools.planning import Step
 
 Chat = Callable[[Sequence[Mapping[str, str]]], str]
@@ -26,74 +23,6 @@ an index: step1["field"]. APIs:
 """
 
 
-class Endpoint:
-    """A chat model behind an OpenAI-compatible endpoint, as a function of messages.
-
-    Args:
-        url: up to and without ``/chat/completions``, as ``"http://127.0.0.1:8000/v1"``.
-        model: its name there.
-        key: sent as a bearer token, if any.
-        seconds: until an answer has to be there as a whole.
-        retries: how often a request is sent again after a failure that may pass (no connection, 429, 5xx), a moment later.
-        settings: sent besides, such as ``{"temperature": 0}``.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        key: str = "",
-        seconds: float = 60.0,
-        retries: int = 2,
-        settings: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.url, self.model, self.key, self.seconds, self.retries = url.rstrip("/"), model, key, seconds, retries
-        self.settings = {"temperature": 0, **(settings or {})}
-
-    def __call__(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The answer's text; `CallError` when there is none."""
-        for attempt in range(self.retries + 1):
-            try:
-                return self._ask(messages)
-            except CallError as error:
-                if attempt == self.retries or error.kind not in ("unreachable", "busy"):
-                    raise
-                time.sleep(min(0.1 * 2**attempt, 2.0))
-        raise AssertionError
-
-    def _ask(self, messages: Sequence[Mapping[str, str]]) -> str:
-        httpx = optional("httpx", "web")
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        body = {"model": self.model, "messages": [dict(message) for message in messages], **self.settings}
-        until = time.monotonic() + self.seconds
-        try:
-            with (
-                httpx.Client(timeout=self.seconds, trust_env=False) as client,
-                client.stream("POST", f"{self.url}/chat/completions", json=body, headers=headers) as response,
-            ):
-                content = b""
-                for piece in response.iter_bytes():
-                    content += piece
-                    if time.monotonic() > until or len(content) > 10_000_000:
-                        raise CallError("timeout", f"{self.url}: no whole answer in {self.seconds:g} s")
-        except httpx.TimeoutException as error:
-            raise CallError("timeout", f"{self.url}: no answer in {self.seconds:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CallError("unreachable", f"{self.url}: {error or type(error).__name__}") from error
-        if response.status_code == 429 or response.status_code >= 500:
-            raise CallError("busy", f"{self.url} answered {response.status_code}")
-        if response.status_code != 200:
-            raise CallError("http error", f"{self.url} answered {response.status_code}")
-        try:
-            text = json.loads(content)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise CallError("unreadable", f"{self.url}: {quoted(content[:100])}, expected a chat completion") from error
-        if not isinstance(text, str):
-            raise CallError("unreadable", f"{self.url}: {quoted(text)}, expected a text")
-        return text
-
-
 class ChatPlanner:
     """A planner that asks a chat model for the outline, and for the call of each step.
 
@@ -101,7 +30,7 @@ class ChatPlanner:
     that an API answered.
 
     Args:
-        chat: the model, such as an `Endpoint`.
+        chat: the model, such as the `chat` of a `polytask.route.Endpoint`.
         documents: how many of the documents fit into a prompt.
     """
 
