@@ -1,5 +1,5 @@
 # polytask's commands. `make` lists them.
-.PHONY: help install demo test lint bench reproduce docs readme lock clean
+.PHONY: help install demo test soak lint bench reproduce docs readme lock clean
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
@@ -20,6 +20,10 @@ test: install  ## run the linter, the type checker and the tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/pytest -n 2 --dist worksteal
+
+soak: install  ## run the tests that take minutes each: kills at every moment, clusters, large files
+	@echo "Running the long tests."
+	@$(BIN)/pytest -n 2 --dist worksteal -m soak
 
 lint: install  ## format the code and mend what the linter can
 	@$(BIN)/ruff check --fix .

@@ -81,6 +81,7 @@ def test_rows_that_cannot_be_read_are_told_and_left_out(saved: Saved, new: Path)
     assert pl.read_csv(new.with_name("out.csv"))["row"].to_list() == [row for row in range(1, 31) if row not in (3, 17)]
 
 
+@pytest.mark.soak
 def test_the_memory_does_not_grow_with_the_table(saved: Saved, tmp_path: Path) -> None:
     block = small_table.frame(20_000, seed=1)
     pl.concat([block] * 10).write_csv(tmp_path / "small.csv")

@@ -26,9 +26,9 @@ def unordered(
 
     work = [delayed(function)(*each) for each in arguments]
     if ray:
-        with parallel_config(backend="ray"):
+        with parallel_config(backend="ray"), Parallel(n_jobs=workers) as pool:  # one pool: its processes load torch once
             for start in range(0, len(work), workers):  # in rounds, so that finished ones are kept
-                yield from Parallel(n_jobs=workers)(work[start : start + workers])
+                yield from pool(work[start : start + workers])
         return
     yield from Parallel(n_jobs=workers, mmap_mode="c", return_as="generator_unordered", batch_size=1)(work)
 

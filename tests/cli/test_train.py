@@ -73,6 +73,7 @@ def test_tensorboard_files_are_kept_with_the_model(tmp_path: Path) -> None:
     pt.load(tmp_path / "model")
 
 
+@pytest.mark.soak
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     words = ["fit", *DIGITS, "-o", str(tmp_path / "model"), "--steps", "2", "--devices", "2", "-q"]
     ran = subprocess.run([*COMMAND, *words], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
@@ -103,6 +104,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> Non
     assert sha256(tmp_path / "killed" / "model.safetensors") == sha256(tmp_path / "whole" / "model.safetensors")
 
 
+@pytest.mark.soak
 def test_a_fit_killed_at_any_change_of_a_file_goes_on_and_the_earlier_model_stays_whole(tmp_path: Path) -> None:
     words = [sys.executable, str(Path(__file__).with_name("kills.py")), str(tmp_path / "kills")]
     ran = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)

@@ -85,6 +85,7 @@ def test_two_workers_find_what_one_finds(done: tuple[Path, dict[str, Any]]) -> N
     assert [alone.results[t]["test"] for t in trials] == [shared.results[t]["test"] for t in trials]
 
 
+@pytest.mark.soak
 def test_a_ray_cluster_finds_what_this_process_finds(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
     script = tmp_path / "with_ray.py"
@@ -110,6 +111,7 @@ def test_no_cluster_is_one_line(tmp_path: Path) -> None:
         Runner(small(), ray="127.0.0.1:1")
 
 
+@pytest.mark.soak
 def test_killed_at_any_moment_it_goes_on_and_finished_trials_never_run_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "polytask.cli.main", "compare", "multidigits", "--task", "left", "--task", "ink"]
     command += ["--steps", "3", "--seeds", "2", "--weight-trials", "0", "--methods", "hard"]

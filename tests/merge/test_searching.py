@@ -183,7 +183,7 @@ def resumed(path: Path, sampler: str = "auto", budget: int = 12) -> tuple[Found,
     return search(evaluate, MIXED, budget=budget, sampler=sampler, path=path), evaluate.asked
 
 
-@pytest.mark.parametrize("sampler", ["evolution", "optuna"])
+@pytest.mark.parametrize("sampler", ["evolution", pytest.param("optuna", marks=pytest.mark.soak)])
 def test_a_journal_cut_anywhere_goes_on(sampler: str, tmp_path: Path) -> None:
     if sampler == "optuna":
         pytest.importorskip("optuna")
@@ -206,7 +206,7 @@ def test_a_journal_cut_anywhere_goes_on(sampler: str, tmp_path: Path) -> None:
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("sampler", ["evolution", "optuna"])
+@pytest.mark.parametrize("sampler", ["optuna", pytest.param("evolution", marks=pytest.mark.soak)])
 def test_a_killed_search_goes_on(sampler: str, tmp_path: Path) -> None:
     if sampler == "optuna":
         pytest.importorskip("optuna")

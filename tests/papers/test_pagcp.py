@@ -74,6 +74,7 @@ def test_the_claims_network_has_a_residual_group() -> None:
     ]
 
 
+@pytest.mark.soak
 def test_a_tiny_run_measures_all_that_the_claims_and_the_plot_need(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_with(claim.FILES)
     whole = claim.load

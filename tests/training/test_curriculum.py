@@ -87,7 +87,7 @@ def test_promotion_follows_the_records_from_the_next_epoch_on(each: str) -> None
     assert stages.index(1) == math.ceil(first)
 
 
-@pytest.mark.parametrize(("each", "shifts"), [("one", (-4, -1, 1)), ("all", (-2, 0))])
+@pytest.mark.parametrize(("each", "shifts"), [("all", (-2, 0)), pytest.param("one", (-4, -1, 1), marks=pytest.mark.soak)])
 def test_a_run_stopped_at_any_step_ends_with_the_same_bits(each: str, shifts: tuple[int, ...], tmp_path: Path) -> None:
     whole = run(PROMOTION, tasks_per_step=each)
     stages = [PROMOTION.stage([r for r in whole.history if r["epoch"] <= epoch]) for epoch in range(12)]

@@ -167,6 +167,7 @@ def test_parameters_in_pieces_have_no_gradients_to_compare(tmp_path: Path) -> No
     assert "use a loss weighting" in ends[0]["error"]
 
 
+@pytest.mark.soak
 def test_torchrun(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d"]
     command += ["--rdzv-endpoint=localhost:0", "-m", "tests.training.several", str(tmp_path)]

@@ -207,7 +207,10 @@ def test_frozen_normalisation_layers_stay_frozen_over_an_evaluation() -> None:
 # Killed, and started again
 
 
-@pytest.mark.parametrize("kind", ["examples", "loader", "generator", "workers", "mixture"])
+@pytest.mark.parametrize(
+    "kind",
+    ["generator", "mixture", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("examples", "loader", "workers"))],
+)
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):

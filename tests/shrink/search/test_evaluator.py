@@ -86,7 +86,7 @@ def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
     assert lines[0] == lines[1]
 
 
-@pytest.mark.parametrize(("strategy", "kill_at"), [("nsga2", 1), ("ridge", 23)])
+@pytest.mark.parametrize(("strategy", "kill_at"), [("ridge", 23), pytest.param("nsga2", 1, marks=pytest.mark.soak)])
 def test_a_search_that_is_killed_ends_as_one_that_was_not(strategy: str, kill_at: int, tmp_path: Path) -> None:
     def run(name: str, *kill_at: int) -> subprocess.CompletedProcess[str]:
         arguments = [
