@@ -30,7 +30,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     def series(name: str) -> np.ndarray:
         return np.array([measured[name] for measured in measurements.values()])
 
-    figure = Figure(figsize=(9.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     for place, arm in enumerate(ARMS):
         found, colour = series(f"split {arm}"), "#0072b2" if arm in ("tame", "pruned") else "0.45"
@@ -47,8 +47,8 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     right.set_xticks(range(len(rates)), [f"to {digits[int(name.rsplit(' ', 1)[1])]}" for name in names])
     right.set_ylim(0, 100)
     delay, false = series("split delay").mean(), series("split false alarms").mean()
-    right.set_title("changes of task that were found (% of seeds)", fontsize=10, loc="left")
-    right.set_xlabel(f"{delay:.1f} batches late; {false:.1f} false changes a stream", fontsize=9, color="0.35")
+    right.set_title("changes of task found (% of seeds)", fontsize=10, loc="left")
+    right.set_xlabel(f"{delay:.1f} batches late; {false:.1f} false ones a stream", fontsize=9, color="0.35")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
