@@ -121,8 +121,8 @@ PAPER = Paper(
             method="permuted tame",
             baseline="permuted single",
             claimed="better than earlier task-agnostic methods",
-            comment="Two epochs of 32 batches for each permutation are too few for a window of 35 losses, most of them still "
-            "falling: no change was found in any seed, so that TAME is the one network. The authors take ten epochs of 469.",
+            comment="Two epochs of 32 batches for each permutation are too few for a window of 35 losses that still fall: no "
+            "change was found in any seed, so that TAME is the one network. The authors take ten epochs of 469.",
         ),
         _claim(
             name="recurring",
