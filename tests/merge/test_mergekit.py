@@ -135,7 +135,7 @@ def test_a_recipe_of_mergekit_gives_what_mergekit_gives(name: str, folder: Path,
     base = {key: value for file in (folder / "base").glob("*.safetensors") for key, value in load_file(file).items()}
     assert any(not torch.equal(expected[key], base[key]) for key in base)
     for key, value in expected.items():
-        # What is compared is the change: errors of float32 in weights of about 0.02 are far below a wrongly kept entry.
+        # What is compared is the change: a few errors of float32 in weights up to 1 are far below a wrongly kept entry.
         torch.testing.assert_close(
-            ours[key] - base[key], value - base[key], rtol=0, atol=2e-7, msg=lambda m, key=key: f"{key}: {m}"
+            ours[key] - base[key], value - base[key], rtol=0, atol=4e-7, msg=lambda m, key=key: f"{key}: {m}"
         )

@@ -65,7 +65,7 @@ class EarlyExit(nn.Module):
     >>> model = EarlyExit([nn.Linear(4, 8), nn.Linear(8, 8)], {1: nn.Linear(8, 3), 2: nn.Linear(8, 3)})
     >>> [tuple(logits.shape) for logits in model(torch.randn(5, 4))]
     [(5, 3), (5, 3)]
-    >>> model.thresholds.fill_(0.0)
+    >>> model.eval().thresholds.fill_(0.0)
     tensor([0.])
     >>> model.run(torch.randn(5, 4)).exits.tolist()
     [0, 0, 0, 0, 0]

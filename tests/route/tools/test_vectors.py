@@ -39,7 +39,7 @@ def test_building_changes_where_rows_lie_and_nothing_else(tmp_path: Path) -> Non
     index = VectorIndex(tmp_path, 24)
     for part in range(4):
         index.add(np.arange(250) + 250 * part, drawn(250, seed=part))
-    queries = drawn(20, seed=99)
+    queries = drawn(270, seed=3)[250:]  # around the centres of one part
     exact = [index.search(query, 10, probe=None) for query in queries]
     index.build(clusters=16)
     assert len(list(tmp_path.glob("segment-*"))) == 1 and len(index.segments()[0].centroids) == 16

@@ -95,6 +95,7 @@ class VectorIndex:
         row = np.concatenate([np.arange(len(s.ids)) for s in segments]) if segments else np.zeros(0, int)
         ids = np.concatenate([s.ids for s in segments]) if segments else np.zeros(0, np.int64)
         kept = np.arange(len(ids)) if alive is None else np.flatnonzero(np.isin(ids, np.fromiter(alive, np.int64)))
+        kept = kept[np.argsort(ids[kept], kind="stable")]  # the names of segments are random, and their order with them
         place, row, ids = place[kept], row[kept], ids[kept]
         count = clusters or int(min(1024, max(1, round(len(ids) ** 0.5))))
         sample = np.sort(np.random.default_rng(seed).permutation(len(ids))[: 40 * count])
