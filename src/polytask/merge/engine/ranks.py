@@ -126,9 +126,10 @@ def keep(values: Array, low: Any, low_left: int, high: Any, high_left: int) -> t
     for start in range(0, len(values), 1024):
         part = values[start : start + 1024]
         at_low = at_high = 0
-        for value in part:
-            at_low += abs(value) == low
-            at_high += abs(value) == high
+        for i in range(len(part)):
+            size = abs(part[i])
+            at_low += size == low
+            at_high += size == high
         all_low, all_high = low_seen + at_low <= low_left, high_seen + at_high <= high_left
         if (all_low or low_seen >= low_left) and (all_high or high_seen >= high_left):
             # All that equal a cut here are on one side of it: comparing is enough, several at a time.
@@ -150,12 +151,13 @@ def keep(values: Array, low: Any, low_left: int, high: Any, high_left: int) -> t
     return low_seen, high_seen
 
 
-def trim(row: Tensor, low: Cut, high: Cut | None = None) -> None:
-    """Make 0, in place, what of ``row``, ``(n,)``, has no magnitude above ``low``, or has one above ``high``."""
-    high = high or Cut(row.new_tensor(torch.inf), 0, True)
-    seen = keep(row.numpy(), low.at.numpy()[()], low.left, high.at.numpy()[()], high.left)
+def trim(values: Array, low: Cut, high: Cut | None = None) -> None:
+    """Make 0, in place, what of ``values``, ``(n,)``, has no magnitude above ``low``, or has one above ``high``."""
+    most, left = (values.dtype.type(np.inf), 0) if high is None else (high.at.numpy()[()], high.left)
+    seen = keep(values, low.at.numpy()[()], low.left, most, left)
     low.seen += seen[0]
-    high.seen += seen[1]
+    if high is not None:
+        high.seen += seen[1]
 
 
 @dataclass
@@ -304,8 +306,7 @@ class Ranking:
             whole = np.int64 if self.dtype == torch.float64 else np.int32
             of_row = [[search for (of, _), search in self.left.items() if of == row] for row in range(self.rows)]
             for chunk in next(source):
-                for values, searches in zip(chunk, of_row, strict=True):
-                    bits = values.numpy().view(whole)
+                for bits, searches in zip(chunk.numpy().view(whole), of_row, strict=True):
                     for search in searches:
                         search.look(bits, self.signed)
             for place, search in list(self.left.items()):

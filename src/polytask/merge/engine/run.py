@@ -6,8 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -51,6 +50,9 @@ class InMemory:
     def release(self, name: str) -> None:
         pass
 
+
+Values: TypeAlias = Tensor | Array
+"""What was read: numbers, or the bits of numbers in bfloat16, uint16, of which numpy takes pieces faster than torch does."""
 
 Write = Callable[[str, int, Tensor], None]
 """Takes merged elements of a tensor, from the element with this number on. Chunks of a tensor come in order, in one thread;
@@ -146,33 +148,31 @@ class Merge:
         elif rule.cut == "tensor":
             step = max(total, 1)
         read = max(READ // step, 1) * step
+        sources = self.models if self.base is None else [self.base, *self.models]
         for start in range(0, total, read):
-            stop = min(start + read, total)
-            pieces = [torch.split(model.read(name, start, stop), step) for model in self.models]
-            bases = repeat(None) if self.base is None else torch.split(self.base.read(name, start, stop), step)
-            for i, (base, *models) in enumerate(zip(bases, *pieces, strict=False)):
-                yield self._chunk(name, start + i * step, base, models, found)
+            whole = [_bits(source.read(name, start, min(start + read, total))) for source in sources]
+            for at in range(0, len(whole[0]), step):
+                yield self._chunk(name, start + at, [values[at : at + step] for values in whole], found)
         for source in (*self.models, self.base):
             if source is not None:
                 source.release(name)
 
-    def _chunk(
-        self, name: str, start: int, base: Tensor | None, models: Sequence[Tensor], found: Mapping[str, Any]
-    ) -> Chunk:
-        """The chunk of what was read of the base and of each model, ``(n,)``."""
-        count, size = len(models), len(models[0])
+    def _chunk(self, name: str, start: int, read: Sequence[Values], found: Mapping[str, Any]) -> Chunk:
+        """The chunk of what was read, ``(n,)`` each: of the base, if there is one, and of each model."""
+        count, size = len(self.models), len(read[0])
         needed = (2 * count + 1) * size
         room: Tensor = getattr(self._room, "numbers", torch.empty(0, dtype=self.dtype))
         if len(room) < needed:
             room = self._room.numbers = torch.empty(needed, dtype=self.dtype)
         room = room[:needed].view(-1, size)
-        rows, scratch = room[:count], room[count : 2 * count]
-        if base is not None:
-            base = room[-1].copy_(base)
-        less = base if self.rules[name].vectors else None
-        for row, model in zip(rows, models, strict=True):
-            widen(row, model, less)
-        return Chunk(name, self.shapes[name], start, base, rows, scratch, found)
+        numbers, base = room.numpy(), None
+        if self.base is not None:
+            base = room[-1]
+            widen(numbers[-1], read[0])
+        less = numbers[-1] if self.base is not None and self.rules[name].vectors else None
+        for row, values in zip(numbers[:count], read[-count:], strict=True):
+            widen(row, values, less)
+        return Chunk(name, self.shapes[name], start, base, room[:count], room[count : 2 * count], found)
 
     def _culprit(self, chunk: Chunk) -> str:
         stop = chunk.start + chunk.rows.shape[1]
@@ -242,11 +242,11 @@ class Merge:
         if not starts:
             return torch.empty(len(self.models), 0, dtype=self.dtype)
 
-        def looked_at(source: Source) -> Tensor:
-            return torch.cat([source.read(name, start, start + width) for start in starts])
+        def looked_at(source: Source) -> Values:
+            return _bits(torch.cat([source.read(name, start, start + width) for start in starts]))
 
-        base = None if self.base is None else looked_at(self.base)
-        chunk = self._chunk(name, 0, base, list(map(looked_at, self.models)), self._found if found is None else found)
+        read = list(map(looked_at, self.models if self.base is None else [self.base, *self.models]))
+        chunk = self._chunk(name, 0, read, self._found if found is None else found)
         return statistic.values(chunk).clone()
 
     def _products(self, name: str) -> Tensor:
@@ -266,12 +266,17 @@ class Merge:
         return found
 
 
-def widen(row: Tensor, values: Tensor, less: Tensor | None) -> None:
-    """Fill ``row``, ``(n,)``, with ``values``, ``(n,)``, of any dtype, less those of ``less``, in the row's precision."""
-    if less is not None and values.dtype == torch.bfloat16 and row.dtype == torch.float32:
-        bfloat16_less(row.numpy(), values.view(torch.uint16).numpy(), less.numpy())
+def _bits(values: Tensor) -> Values:
+    """Values in bfloat16 as their bits, uint16, others as they are."""
+    return values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values
+
+
+def widen(row: Array, values: Values, less: Array | None = None) -> None:
+    """Fill ``row``, ``(n,)``, with ``values`` as `_bits` gives them, less ``less``, in the row's precision."""
+    if less is not None and isinstance(values, np.ndarray) and row.dtype == np.float32:
+        bfloat16_less(row, values, less)
         return
-    row.copy_(values)
+    torch.from_numpy(row).copy_(torch.from_numpy(values).view(torch.bfloat16) if isinstance(values, np.ndarray) else values)
     if less is not None:
         row -= less
 

@@ -42,7 +42,7 @@ def trimmed(chunk: Chunk, name: str) -> Tensor:
 
     Where it has a second cut, what is above that is 0 too.
     """
-    for row, cuts in zip(chunk.rows, cuts_of(chunk, name), strict=True):
+    for row, cuts in zip(chunk.rows.numpy(), cuts_of(chunk, name), strict=True):
         trim(row, *cuts)
     return chunk.rows
 

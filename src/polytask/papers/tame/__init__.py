@@ -121,7 +121,7 @@ PAPER = Paper(
             method="permuted tame",
             baseline="permuted single",
             claimed="better than earlier task-agnostic methods",
-            comment="Two epochs of 32 batches for each permutation are too few for a window of 35 losses that still fall: no "
+            comment="Two epochs of 32 batches for each permutation are too few for a window of 35 falling losses: no "
             "change was found in any seed, so that TAME is the one network. The authors take ten epochs of 469.",
         ),
         _claim(
