@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polytask.merge.engine.fused import fused
 from polytask.merge.engine.ranks import keep, split
-from polytask.merge.engine.run import bfloat16_less
 from polytask.merge.rules._arithmetic import sum_of_elected
 
 FLOATS = st.sampled_from([np.float32, np.float64])
@@ -69,13 +67,6 @@ def test_the_sum_of_what_is_elected(seed: int, n: int, count: int, dtype: Any, m
     np.testing.assert_array_equal(
         sum_of_elected(rows.copy(), weights, mean), sum_of_elected.__wrapped__(rows.copy(), weights, mean)
     )
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 5000))
-def test_bfloat16_less_the_base(seed: int, n: int) -> None:
-    bits = torch.from_numpy(values(seed, n, "special", np.float32)).bfloat16().view(torch.uint16).numpy()
-    alike(bfloat16_less, np.empty(n, np.float32), bits, values(seed + 1, n, "normal", np.float32))
 
 
 def test_without_numba_the_plain_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:

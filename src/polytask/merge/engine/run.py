@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.fused import fused
-from polytask.merge.engine.ranks import BINS, SAMPLE, Array, Cut, Ranking, exactly
+from polytask.merge.engine.ranks import BINS, SAMPLE, Cut, Ranking, exactly
 from polytask.merge.engine.rule import Cuts, Products, Rule, Statistic
 
 CHUNK = 2**16
@@ -50,9 +49,6 @@ class InMemory:
     def release(self, name: str) -> None:
         pass
 
-
-Values: TypeAlias = Tensor | Array
-"""What was read: numbers, or the bits of numbers in bfloat16, uint16, of which numpy takes pieces faster than torch does."""
 
 Write = Callable[[str, int, Tensor], None]
 """Takes merged elements of a tensor, from the element with this number on. Chunks of a tensor come in order, in one thread;
@@ -150,14 +146,14 @@ class Merge:
         read = max(READ // step, 1) * step
         sources = self.models if self.base is None else [self.base, *self.models]
         for start in range(0, total, read):
-            whole = [_bits(source.read(name, start, min(start + read, total))) for source in sources]
+            whole = [source.read(name, start, min(start + read, total)) for source in sources]
             for at in range(0, len(whole[0]), step):
                 yield self._chunk(name, start + at, [values[at : at + step] for values in whole], found)
         for source in (*self.models, self.base):
             if source is not None:
                 source.release(name)
 
-    def _chunk(self, name: str, start: int, read: Sequence[Values], found: Mapping[str, Any]) -> Chunk:
+    def _chunk(self, name: str, start: int, read: Sequence[Tensor], found: Mapping[str, Any]) -> Chunk:
         """The chunk of what was read, ``(n,)`` each: of the base, if there is one, and of each model."""
         count, size = len(self.models), len(read[0])
         needed = (2 * count + 1) * size
@@ -165,13 +161,11 @@ class Merge:
         if len(room) < needed:
             room = self._room.numbers = torch.empty(needed, dtype=self.dtype)
         room = room[:needed].view(-1, size)
-        numbers, base = room.numpy(), None
-        if self.base is not None:
-            base = room[-1]
-            widen(numbers[-1], read[0])
-        less = numbers[-1] if self.base is not None and self.rules[name].vectors else None
-        for row, values in zip(numbers[:count], read[-count:], strict=True):
-            widen(row, values, less)
+        base = None if self.base is None else room[-1].copy_(read[0])
+        for row, values in zip(room[:count], read[-count:], strict=True):
+            row.copy_(values)
+            if base is not None and self.rules[name].vectors:
+                row -= base
         return Chunk(name, self.shapes[name], start, base, room[:count], room[count : 2 * count], found)
 
     def _culprit(self, chunk: Chunk) -> str:
@@ -242,8 +236,8 @@ class Merge:
         if not starts:
             return torch.empty(len(self.models), 0, dtype=self.dtype)
 
-        def looked_at(source: Source) -> Values:
-            return _bits(torch.cat([source.read(name, start, start + width) for start in starts]))
+        def looked_at(source: Source) -> Tensor:
+            return torch.cat([source.read(name, start, start + width) for start in starts])
 
         read = list(map(looked_at, self.models if self.base is None else [self.base, *self.models]))
         chunk = self._chunk(name, 0, read, self._found if found is None else found)
@@ -264,37 +258,6 @@ class Merge:
         for (i, j), products in sums.items():
             found[i, j] = found[j, i] = math.fsum(products)
         return found
-
-
-def _bits(values: Tensor) -> Values:
-    """Values in bfloat16 as their bits, uint16, others as they are."""
-    return values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values
-
-
-def widen(row: Array, values: Values, less: Array | None = None) -> None:
-    """Fill ``row``, ``(n,)``, with ``values`` as `_bits` gives them, less ``less``, in the row's precision."""
-    if less is not None and isinstance(values, np.ndarray) and row.dtype == np.float32:
-        bfloat16_less(row, values, less)
-        return
-    torch.from_numpy(row).copy_(torch.from_numpy(values).view(torch.bfloat16) if isinstance(values, np.ndarray) else values)
-    if less is not None:
-        row -= less
-
-
-def _bfloat16_less(row: Array, bits: Array, less: Array) -> None:
-    torch.from_numpy(row).copy_(torch.from_numpy(bits).view(torch.bfloat16)).sub_(torch.from_numpy(less))
-
-
-@fused(_bfloat16_less)
-def bfloat16_less(row: Array, bits: Array, less: Array) -> None:
-    """Fill ``row``, float32, with the bfloat16 values that have these bits, uint16, less those of ``less``, float32."""
-    for start in range(0, len(row), 2048):  # slices count from 0, which lets several be done at a time
-        part, of_bits, of_less = row[start : start + 2048], bits[start : start + 2048], less[start : start + 2048]
-        wide = part.view(np.uint32)
-        for i in range(len(wide)):
-            wide[i] = np.uint32(of_bits[i]) << np.uint32(16)
-        for i in range(len(part)):
-            part[i] -= of_less[i]
 
 
 def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> int:
