@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from polytask.errors import InputError
+from polytask.nn.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,11 @@ def measure_latency(
     if not tensors:
         raise InputError("latency: no tensor among the inputs, expected at least one")
     accelerator = next((x.device for x in tensors if x.device.type != "cpu"), None)
-    training = [module for module in network.modules() if module.training]
     before = torch.get_num_threads()
     times = []
-    network.eval()
     try:
         torch.set_num_threads(threads or before)
-        with torch.inference_mode():
+        with evaluating(network), torch.inference_mode():
             for _ in range(warmup + repeats):
                 started = time.perf_counter()
                 network(*inputs, **named)
@@ -72,8 +71,6 @@ def measure_latency(
                 times.append(1000 * (time.perf_counter() - started))
     finally:
         torch.set_num_threads(before)
-        for module in training:
-            module.training = True
     timed = sorted(times[warmup:])
     middle = (timed[(repeats - 1) // 2] + timed[repeats // 2]) / 2
     batch, device = len(tensors[0]) if tensors[0].ndim else 1, str(accelerator or "cpu")

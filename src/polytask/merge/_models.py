@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.errors import InputError
 
@@ -25,15 +24,3 @@ def same_tensors(models: Sequence[Mapping[str, Tensor]], reference: Mapping[str,
             if tensor.shape != reference[name].shape:
                 shapes = f"{list(tensor.shape)}, expected {list(reference[name].shape)}"
                 raise InputError(f"model {k}: tensor {name!r} has shape {shapes}")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the block; then each module's own mode again, since parts of a model may be frozen in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from polytask.errors import InputError, TrainingError
 from polytask.files import read_json, write_json
-from polytask.merge._models import evaluating, wide
+from polytask.merge._models import wide
 from polytask.merge.engine.rule import Rule
 from polytask.merge.rules.task_arithmetic import TaskArithmetic
+from polytask.nn.modes import evaluating
 
 FORMAT = "polytask coefficients 1"
 """What a file of weights by tensor says it is, with the version of its layout."""

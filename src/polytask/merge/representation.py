@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError, suggest
-from polytask.merge._models import evaluating
+from polytask.nn.modes import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from polytask.nn.modes import evaluating
+
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, inputs: Iterable[Any]) -> None:
@@ -22,18 +24,15 @@ def recalibrate(network: nn.Module, inputs: Iterable[Any]) -> None:
         inputs: batches of one size, as ``network`` takes them.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    modes = {module: module.training for module in network.modules()}
     momenta = {norm: norm.momentum for norm in norms}
-    network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None  # the mean over all batches
     try:
-        for batch in inputs:
-            network(batch)
+        with evaluating(network):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.train()
+                norm.momentum = None  # the mean over all batches
+            for batch in inputs:
+                network(batch)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for norm, momentum in momenta.items():
             norm.momentum = momentum

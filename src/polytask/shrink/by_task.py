@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -12,6 +13,7 @@ from scipy.optimize import brentq
 from torch import nn
 
 from polytask.errors import InputError, suggest
+from polytask.nn.modes import evaluating
 from polytask.shrink.criteria import Criterion, weakest
 from polytask.shrink.groups import Structure
 from polytask.shrink.prefix import Prefix
@@ -276,18 +278,8 @@ class _Measure:
 
     def __call__(self, network: nn.Module, prefix: Prefix | None = None) -> dict[str, float]:
         self.passes += 1
-        training = [module for module in network.modules() if module.training]
-        network.eval()
-        try:
-            with torch.no_grad():
-                if prefix is None:
-                    found = self._losses(network)
-                else:
-                    with prefix.applied(network):
-                        found = self._losses(network)
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(network), torch.no_grad(), nullcontext() if prefix is None else prefix.applied(network):
+            found = self._losses(network)
         return {task: float(loss) for task, loss in found.items()}
 
 

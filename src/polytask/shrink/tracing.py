@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from polytask.errors import InputError
+from polytask.nn.modes import evaluating
 from polytask.shrink.channels import Channels, compact
 from polytask.shrink.rules import RULES, Call, mixing, plain_name
 
@@ -136,19 +137,14 @@ def traced(network: nn.Module, *inputs: Any, **named: Any) -> Tracer:
     Raises `InputError`, naming the module, when the network does not run on these inputs.
     """
     tracer = Tracer(network)
-    training = [module for module in network.modules() if module.training]
-    network.eval()
     try:
-        with torch.no_grad(), _watched(network, tracer.running), tracer:
+        with evaluating(network), torch.no_grad(), _watched(network, tracer.running), tracer:
             output = network(*inputs, **named)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         raise InputError(
             f"{type(network).__name__}: cannot be traced: it does not run on the example inputs "
             f"({type(error).__name__}: {str(error).splitlines()[0]}): give inputs as it takes them"
         ) from error
-    finally:
-        for module in training:
-            module.training = True
     for tensor in tree_leaves(output):
         tracer.keep_whole(tensor, "they are the network's output")
     for (key, _), (ids, _) in tracer.members.items():

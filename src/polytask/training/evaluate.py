@@ -13,6 +13,7 @@ from polytask.data.examples import Examples, to_device
 from polytask.data.stream import Stream
 from polytask.errors import InputError
 from polytask.model import Model
+from polytask.nn import modes
 from polytask.task import Task
 
 Metrics: TypeAlias = dict[str, dict[str, float]]
@@ -104,13 +105,8 @@ def evaluate_losses(
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
     """The model in evaluation mode, and its device; each module's mode is restored afterwards."""
     parameter = next(model.parameters(), None)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with modes.evaluating(model):
         yield parameter.device if parameter is not None else torch.device("cpu")
-    finally:
-        for module in training:
-            module.training = True
 
 
 def batches(data: Any, batch_size: int) -> Iterator[tuple[Any, dict[str, Tensor]]]:

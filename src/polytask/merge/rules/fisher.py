@@ -12,8 +12,9 @@ from torch.func import functional_call, jacrev, vmap
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
-from polytask.merge._models import evaluating, same_tensors
+from polytask.merge._models import same_tensors
 from polytask.merge.engine.rule import PerModel, per_model
+from polytask.nn.modes import evaluating
 
 
 def fisher_diagonal(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
-from polytask.merge._models import evaluating, same_tensors
+from polytask.merge._models import same_tensors
+from polytask.nn.modes import evaluating
 
 
 @dataclass(frozen=True)
