@@ -12,6 +12,7 @@ from torch import nn
 
 from polytask.cost import count
 from polytask.errors import InputError, suggest
+from polytask.nn.modes import evaluating
 from polytask.shrink.by_task import RATIOS, Cost, Losses, Pruned, Step, Tolerances, prune_by_task
 from polytask.shrink.criteria import Criterion, uniform
 from polytask.shrink.groups import Structure, find_structure
@@ -189,15 +190,16 @@ def prune_to(
 
     The result has one step for each group in each round; the numbers of its units are those of ``structure``.
     """
-    whole = cost(network)
-    least = cost(remove(network, structure, uniform(network, structure, RATIOS[-1], criterion)))
+    whole, least = cost(network), _least(network, structure, cost, criterion)
     if least > target:
         raise InputError(
             f"a cost of {target:,.0f} cannot be met: the smallest reachable is {least:,.0f}, {least / whole:.3f}x, with "
             f"{RATIOS[-1]:.0%} of all groups removed"
         )
     names = {group.name: list(range(group.units)) for group in structure.groups}
-    start, steps, passes, price = dict(losses(network.eval())), list[Step](), 0, whole
+    with evaluating(network):
+        start = dict(losses(network))
+    steps, passes, price = list[Step](), 0, whole
     while price > target:
         if growth > LARGEST:
             raise InputError(f"a cost of {target:,.0f} cannot be met: {price:,.0f} is left, and nothing more can be removed")
@@ -257,7 +259,7 @@ def shrink(
     structure, cost = find_structure(network, *inputs), budget.cost(*inputs)
     whole, before = cost(network), dict(metrics(network))
     target = budget.target(whole)
-    least = cost(remove(network, structure, uniform(network, structure, RATIOS[-1], settings.get("criterion", "l1"))))
+    least = _least(network, structure, cost, settings.get("criterion", "l1"))
     if target < least:
         raise InputError(
             f"a budget of {target:,.0f} {budget.quantity} cannot be met: the smallest reachable is {least:,.0f}, "
@@ -276,3 +278,8 @@ def shrink(
         rows.append(Row(wanted, price, price / whole, found, below, made))
         progress(f"{budget.quantity} {price / whole:.2f}x")
     return Shrinking(whole, before, dict(higher_is_better), bounds, tuple(rows))
+
+
+def _least(network: nn.Module, structure: Structure, cost: Cost, criterion: str | Criterion) -> float:
+    """What is left with the largest ratio of every group."""
+    return cost(remove(network, structure, uniform(network, structure, RATIOS[-1], criterion)))
