@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,19 @@ class SentenceEncoder(nn.Module):
         weights = mask.to(hidden.dtype)[..., None]
         mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
         return F.layer_norm(mean, (self.width,)) * mask.any(1, keepdim=True)
+
+    @torch.no_grad()
+    def encode(self, codes: Sequence[Sequence[int]], batch: int = 64) -> Tensor:
+        """``(N, width)`` of N texts' codes, on the processor: ``batch`` at a time, of like length, with little padding."""
+        found = torch.empty(len(codes), self.width)
+        order = sorted(range(len(codes)), key=lambda i: len(codes[i]))
+        for start in range(0, len(order), batch):
+            some = order[start : start + batch]
+            padded = torch.zeros(len(some), max([1, *(len(codes[i]) for i in some)]), dtype=torch.int64)
+            for row, i in zip(padded, some, strict=True):
+                row[: len(codes[i])] = torch.tensor(codes[i])
+            found[some] = self(padded)
+        return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -51,15 +51,9 @@ class SentenceFeatures:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
         new = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        found: dict[str, Tensor] = {}
-        codes = {text: [1 + i for i in row.ids[: self.tokens]] for text, row in zip(new, self._tokenised(new), strict=True)}
-        by_length = sorted(new, key=lambda text: len(codes[text]))  # texts of one length together need no padding
-        for start in range(0, len(new), 64):
-            some = by_length[start : start + 64]
-            batch = torch.zeros(len(some), max(1, *(len(codes[text]) for text in some), 1), dtype=torch.int64)
-            for row, text in zip(batch, some, strict=True):
-                row[: len(codes[text])] = torch.tensor(codes[text])
-            found.update(zip(some, self._network(batch), strict=True))
+        codes = [[1 + i for i in row.ids[: self.tokens]] for row in self._tokenised(new)]
+        # Copies, since a row that is kept would hold on to all the others.
+        found = {text: row.clone() for text, row in zip(new, self._network.encode(codes), strict=True)}
         rows = [found[text] if text in found else self._kept[text] for text in texts]
         for text in texts:
             self._kept[text] = found.get(text, self._kept.get(text))  # type: ignore[assignment]

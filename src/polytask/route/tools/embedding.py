@@ -38,17 +38,9 @@ def sentence_embedder(name: Path | str = "minilm", tokens: int = 64, batch: int 
     tokenizer.enable_truncation(tokens)
 
     def embed(texts: Sequence[str]) -> Floats:
-        coded = [one.ids for one in tokenizer.encode_batch(list(texts))]
-        found = np.zeros((len(texts), encoder.width), np.float32)
-        order = sorted(range(len(coded)), key=lambda i: len(coded[i]))
-        for start in range(0, len(order), batch):
-            some = order[start : start + batch]
-            codes = torch.zeros(len(some), max(1, *(len(coded[i]) for i in some)), dtype=torch.int32)
-            for place, i in enumerate(some):
-                codes[place, : len(coded[i])] = torch.tensor(coded[i], dtype=torch.int32) + 1
-            with torch.inference_mode():
-                found[some] = torch.nn.functional.normalize(encoder(codes)).numpy()
-        return found
+        codes = [[1 + i for i in one.ids] for one in tokenizer.encode_batch(list(texts))]
+        vectors: Floats = torch.nn.functional.normalize(encoder.encode(codes, batch)).numpy()
+        return vectors
 
     return embed
 
