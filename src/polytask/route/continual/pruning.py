@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from polytask.errors import InputError
+from polytask.route.continual._epochs import train
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -53,13 +54,7 @@ class Pruning:
             return
         prune.global_unstructured(weights, prune.L1Unstructured, amount=self.amount)
         optimizer = torch.optim.SGD(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        generator = torch.Generator().manual_seed(seed)
-        network.train()
-        for _ in range(self.epochs):
-            for rows in torch.randperm(len(targets), generator=generator).split(self.batch_size):  # type: ignore[no-untyped-call]
-                optimizer.zero_grad()
-                loss(network(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+        train(network, inputs, targets, loss, optimizer, self.epochs, self.batch_size, seed)
 
 
 def sparsity(network: nn.Module) -> float:

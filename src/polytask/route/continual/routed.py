@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polytask.errors import InputError
+from polytask.route.continual._epochs import train
+from polytask.route.dispatch import dispatch
 
 
 class RoutedExperts(nn.Module):
@@ -41,15 +43,10 @@ class RoutedExperts(nn.Module):
 
     def forward(self, inputs: Tensor, chosen: Tensor | None = None) -> Tensor:
         chosen = self.choose(inputs) if chosen is None else chosen
-        order = chosen.argsort(stable=True)
-        parts, start = [], 0
-        for expert, count in zip(self.experts, torch.bincount(chosen, minlength=len(self.experts)).tolist(), strict=True):
-            if count:
-                parts.append(expert(inputs[order[start : start + count]]))
-            start += count
-        found = torch.cat(parts) if parts else self.experts[0](inputs)
-        back: Tensor = found[order.argsort()]
-        return back
+        if not len(inputs):
+            nothing: Tensor = self.experts[0](inputs)
+            return nothing
+        return dispatch(inputs, chosen, list(self.experts))
 
     def classes(self, inputs: Tensor, chosen: Tensor | None = None) -> Tensor:
         """The class of each input among those of all experts, ``(N,)``."""
@@ -84,11 +81,5 @@ def fit_selector(
     inputs, experts = torch.stack([one for one, _ in samples]), torch.tensor([expert for _, expert in samples])
     experts = experts.to(inputs.device)
     made = optimizer or torch.optim.SGD(selector.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    selector.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(experts), generator=generator).split(batch_size):  # type: ignore[no-untyped-call]
-            made.zero_grad()
-            F.cross_entropy(selector(inputs[rows]), experts[rows]).backward()  # type: ignore[no-untyped-call]
-            made.step()
+    train(selector, inputs, experts, F.cross_entropy, made, epochs, batch_size, seed)
     return selector.eval()
