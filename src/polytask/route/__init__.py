@@ -21,6 +21,7 @@ from polytask.route.endpoint import Endpoint, EndpointFailure
 from polytask.route.expert import Example, Expert, Losses, answering, predicting, scoring
 from polytask.route.goals import FLAGS, Wish, normalised_costs, parse_flags, weighted_costs
 from polytask.route.language_model import bits_per_character
+from polytask.route.monitor import Monitor
 from polytask.route.regression import fit_hidden, fit_rows
 from polytask.route.router import Decision, Router
 from polytask.route.table import Failure, LossTable
@@ -41,6 +42,7 @@ __all__ = [
     "Front",
     "LossTable",
     "Losses",
+    "Monitor",
     "NGramFeatures",
     "Router",
     "SentenceFeatures",
