@@ -34,6 +34,7 @@ def shrink_saved(
     budget: Budget,
     floors: Mapping[str, str],
     shares: Sequence[float] = SHARES,
+    closer: int = 3,
     steps: int = 200,
     lr: float = 3e-4,
     seed: int = 0,
@@ -45,7 +46,7 @@ def shrink_saved(
         saved: the model.
         train: examples with labels of all tasks: the first ones choose channels by their losses, the others fine-tune.
         validation: further examples; floors are held against the tasks' main metrics on them.
-        budget, floors, shares, progress: as for `polytask.shrink.shrink`.
+        budget, floors, shares, closer, progress: as for `polytask.shrink.shrink`.
         steps, lr: of fine-tuning each smaller model; no steps leave it as it was cut.
         seed: of the order of examples.
     """
@@ -82,6 +83,7 @@ def shrink_saved(
         budget=budget,
         floors=floors,
         shares=shares,
+        closer=closer,
         finetune=finetune if steps else None,
         progress=progress,
     )

@@ -71,14 +71,21 @@ def test_a_table_over_budgets() -> None:
 def test_floors_forbid_budgets_and_say_what_can_be_had() -> None:
     free = shrunk()
     between = sum(row.metrics["size"] for row in free.rows) / 2
-    found = shrunk(floors={"size": str(between)})
+    found = shrunk(floors={"size": str(between)}, closer=0)
     assert [row.below for row in found.rows] == [(), ("size",)]
     with pytest.raises(
         InputError, match=r"0\.50x, cannot be met with these floors; there size is .*was reached is .*0\.[78]\dx"
     ):
         found.within(0.5 * found.whole)
     with pytest.raises(InputError, match="the whole model"):
-        shrunk(floors={"size": "1.0"}).within(0.5 * found.whole)
+        shrunk(floors={"size": "1.0"}, closer=0).within(0.5 * found.whole)
+    closer = shrunk(floors={"size": str(between)})
+    assert len(closer.rows) == 5 and closer.reachable is not None and found.reachable is not None
+    assert closer.reachable.cost < found.reachable.cost
+    forbidden = max(row.cost for row in closer.rows if row.below)
+    assert 0 < closer.reachable.cost - forbidden < 0.25 * (found.reachable.cost - found.rows[-1].cost)
+    assert [row.budget for row in closer.rows] == sorted((row.budget for row in closer.rows), reverse=True)
+    assert len(shrunk(floors={"size": "-90%"}).rows) == 2  # the budget can be met
 
 
 def test_fine_tuning_comes_before_judgement() -> None:

@@ -46,6 +46,9 @@ def shrink(
     shares: Annotated[
         str, typer.Option("--shares", metavar="LIST", help="Further budgets of the table, as shares.")
     ] = "0.75,0.5,0.35,0.25",
+    closer: Annotated[
+        int, typer.Option(min=0, help="Where floors forbid the budget: how many more, between what they allow and forbid.")
+    ] = 3,
     steps: Annotated[int, typer.Option(min=0, help="Of fine-tuning each smaller model.")] = 200,
     lr: Annotated[float, typer.Option(help="The learning rate of fine-tuning.")] = 3e-4,
     seed: Annotated[int, typer.Option(help="Of the order and the division of rows.")] = 0,
@@ -79,6 +82,7 @@ def shrink(
         budget=asked,
         floors=floors,
         shares=parts,
+        closer=closer,
         steps=steps,
         lr=lr,
         seed=seed,

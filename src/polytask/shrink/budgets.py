@@ -226,6 +226,7 @@ def shrink(
     budget: Budget | str,
     floors: Mapping[str, Floor | str] | None = None,
     shares: Sequence[float] = SHARES,
+    closer: int = 3,
     finetune: Callable[[nn.Module], None] | None = None,
     progress: Callable[[str], None] = lambda text: None,
     **settings: Any,
@@ -243,6 +244,7 @@ def shrink(
         budget: what is wanted, such as ``"macs=0.5x"``; one of the rows, and what is counted in all of them.
         floors: by task, such as ``{"left": "0.97", "right": "-1%"}``; tasks without one may fall as they like.
         shares: further budgets, of the whole.
+        closer: where floors forbid the budget, how many budgets are tried between the smallest that they allow and the next.
         finetune: trains a shrunk network in place before it is judged.
         progress: is told of each row.
         settings: as for `prune_to`.
@@ -265,18 +267,27 @@ def shrink(
             f"a budget of {target:,.0f} {budget.quantity} cannot be met: the smallest reachable is {least:,.0f}, "
             f"{budget.quantity}={least / whole:.3f}x, with {RATIOS[-1]:.0%} of all groups removed"
         )
-    rows: list[Row] = []
-    for wanted in sorted({target, *(share * whole for share in shares if least <= share * whole < whole)}, reverse=True):
-        if wanted >= whole:
-            made = network
-        else:
+
+    def judged(wanted: float) -> Row:
+        made = network
+        if wanted < whole:
             made = prune_to(network, structure, losses, cost, wanted, **settings).network
             if finetune is not None:
                 finetune(made)
         found, price = dict(metrics(made)), cost(made)
         below = tuple(t for t, floor in bounds.items() if not floor.met(found[t], before[t], higher_is_better[t]))
-        rows.append(Row(wanted, price, price / whole, found, below, made))
         progress(f"{budget.quantity} {price / whole:.2f}x")
+        return Row(wanted, price, price / whole, found, below, made)
+
+    grid = {target, *(share * whole for share in shares if least <= share * whole < whole)}
+    rows = [judged(wanted) for wanted in sorted(grid, reverse=True)]
+    for _ in range(closer):
+        good = min((row.cost for row in rows if not row.below), default=whole)
+        bad = max((row.cost for row in rows if row.below and row.cost < good), default=good)
+        if good <= target or bad == good:
+            break
+        rows.append(judged((good + bad) / 2))
+    rows.sort(key=lambda row: -row.budget)
     return Shrinking(whole, before, dict(higher_is_better), bounds, tuple(rows))
 
 
