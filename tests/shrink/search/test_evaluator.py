@@ -86,6 +86,22 @@ def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
     assert lines[0] == lines[1]
 
 
+@pytest.mark.soak
+def test_a_ray_cluster_finds_what_one_process_finds() -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    script = (
+        "import numpy as np\n"
+        "from polytask.shrink.search import Evaluator\n"
+        "from tests.shrink.search.problems import OBJECTIVES, SPACE, sometimes\n"
+        "few = SPACE.distinct(12, (), np.random.default_rng(0))\n"
+        "one, cluster = (Evaluator(SPACE, sometimes, OBJECTIVES, 10, **s) for s in ({}, {'workers': 2, 'ray': 'local'}))\n"
+        "same = np.array_equal(one(few), cluster(few), equal_nan=True) and one.trials == cluster.trials\n"
+        "print('same' if same else (one.trials, cluster.trials))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=400, check=False)
+    assert done.stdout.strip().endswith("same"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("strategy", "kill_at"), [("ridge", 23), pytest.param("nsga2", 1, marks=pytest.mark.soak)])
 def test_a_search_that_is_killed_ends_as_one_that_was_not(strategy: str, kill_at: int, tmp_path: Path) -> None:
     def run(name: str, *kill_at: int) -> subprocess.CompletedProcess[str]:
