@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
-from scipy.optimize import brentq
 from torch import nn
 
 from polytask.errors import InputError, suggest
@@ -124,6 +123,7 @@ def decay(initial: float, groups: int, growth: float) -> float:
     """
     if groups < 2:
         return 1.0
+    from scipy.optimize import brentq  # slow to load, and every process that opens a model would
 
     def over(factor: float) -> float:
         return math.fsum(math.log1p(initial * factor**i) for i in range(groups)) - math.log(growth)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 
@@ -54,6 +52,9 @@ class Channels:
 
     def solve(self) -> tuple[np.ndarray, dict[int, str]]:
         """The set of each channel, by the number of one of them, and why a set is not removed, for those that are not."""
+        from scipy.sparse import coo_array  # slow to load, and every process that opens a model would
+        from scipy.sparse.csgraph import connected_components
+
         pairs = [torch.cat(side).numpy() for side in zip(*self._edges, strict=True)] or [np.empty(0, np.int64)] * 2
         graph = coo_array((np.ones(len(pairs[0]), np.int8), (pairs[0], pairs[1])), shape=(self.count, self.count))
         roots = connected_components(graph, directed=False)[1]
