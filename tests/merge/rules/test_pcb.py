@@ -101,7 +101,8 @@ def test_the_strongest_counts_1_and_as_many_are_above_0_in_each_task(agreement: 
     sizes = rows.abs().sort(1).values
     scores = score(rows.clone(), sizes[:, 100].tolist(), sizes[:, 9899].tolist(), agreement)
     ordered = scores.sort(1).values
-    strength = normalize(scores, ordered[:, int(10_000 * 0.9)].tolist(), ordered[:, -1].tolist())
+    limits = zip(ordered[:, int(10_000 * 0.9)].tolist(), ordered[:, -1].tolist(), strict=True)
+    strength = torch.stack([normalize(row, *pair) for row, pair in zip(scores, limits, strict=True)])
     assert strength.amax(1).tolist() == [1, 1, 1]
     assert (strength > 0).sum(1).tolist() == [999] * 3
 
@@ -188,13 +189,13 @@ def test_bfloat16_models_are_merged_in_float32() -> None:
 
 @given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=30), st.floats(0, 2, width=32), st.floats(0, 2, width=32))
 def test_normalize(values: list[float], low: float, width: float) -> None:
-    rows = torch.tensor([values])
+    row = torch.tensor(values)
     high = float(torch.tensor(low + width))
-    found = normalize(rows.clone(), [low], [high])
+    found = normalize(row.clone(), low, high)
     assert bool(((found >= 0) & (found <= 1)).all())
-    assert bool((found[rows <= low] == 0).all())
+    assert bool((found[row <= low] == 0).all())
     if high > low:
-        assert bool((found[rows >= high] == 1).all())
+        assert bool((found[row >= high] == 1).all())
 
 
 @given(st.integers(1, 5), st.integers(0, 100), st.sampled_from(["sum", "normalized_sum", "pairs"]))

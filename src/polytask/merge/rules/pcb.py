@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,27 +23,22 @@ LARGEST_EXPONENT = 60.0
 """Of the importance. Beyond it a score is scaled down, which drops out when scores are normalised."""
 
 
-def normalize(rows: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
-    """``rows``, ``(K, n)``, each clamped to what is between its ``low`` and ``high`` and stretched to [0, 1], in place.
+def normalize(row: Tensor, low: float, high: float) -> Tensor:
+    """``row``, ``(n,)``, clamped to what is between ``low`` and ``high`` and stretched to [0, 1], in place.
 
-    A row whose ``low`` is not below ``high`` has nothing to compete with, and is 0.
+    Where ``low`` is not below ``high`` there is nothing to compete with, and it is 0.
     """
-    for row, least, most in zip(rows, low, high, strict=True):
-        if most > least:
-            row.clamp_(least, most).sub_(least).div_(torch.tensor(most, dtype=row.dtype) - least)
-        else:
-            row.zero_()
-    return rows
+    if high > low:
+        return row.clamp_(low, high).sub_(low).div_(torch.tensor(high, dtype=row.dtype) - low)
+    return row.zero_()
 
 
 def tanh(values: Tensor) -> Tensor:
-    """The hyperbolic tangent, in place. Near 0 it is the identity to the last bit, and is not computed."""
+    """The hyperbolic tangent of ``values``, ``(n,)``, in place. Near 0 it is the identity to the last bit: not computed."""
     straight = 1e-8 if values.dtype == torch.float64 else 1e-4
-    least, most = values.aminmax()
-    if -straight < float(least) and float(most) < straight:
-        return values
-    curved = values.abs() >= straight
-    values[curved] = values[curved].tanh_()
+    flat = values.numpy()
+    curved = np.flatnonzero(np.abs(flat) >= straight)
+    flat[curved] = torch.from_numpy(flat[curved]).tanh_().numpy()
     return values
 
 
@@ -59,25 +55,40 @@ def score(
         out: where to, ``(K, n)``.
     """
     count = len(rows)
-    importance = normalize(torch.abs(rows, out=out), low, high)
+    scores = torch.empty_like(rows) if out is None else out
     if agreement == "sum":
-        agreeing = tanh(rows * weighted_sum(rows, [1.0] * count))
+        agreeing = _with_all(rows, weighted_sum(rows, [1.0] * count))
     else:
-        signed = rows.sign().mul_(importance)
-        if agreement == "normalized_sum":
-            agreeing = tanh(rows * weighted_sum(signed, [1.0] * count))
+        sizes = [normalize(row.abs(), *limits) for row, *limits in zip(rows, low, high, strict=True)]
+        signed = torch.stack([size.mul_(row.sign()) for size, row in zip(sizes, rows, strict=True)])
+        if agreement == "pairs":
+            agreeing = iter(_in_pairs(signed))
         else:
-            agreeing = torch.zeros_like(rows)
-            for i in range(count):
-                agreeing[i] += tanh(signed[i].square())
-                for j in range(i):
-                    both = tanh(signed[i] * signed[j])
-                    agreeing[i] += both
-                    agreeing[j] += both
-    importance.square_().mul_(count)
-    if count > LARGEST_EXPONENT:
-        importance.sub_(count - LARGEST_EXPONENT)
-    return importance.exp_().mul_(agreeing).add_(0.0)
+            agreeing = _with_all(rows, weighted_sum(signed, [1.0] * count))
+    # All of one row, then of the next: a row stays in the cache.
+    for row, found, agreed, *limits in zip(rows, scores, agreeing, low, high, strict=True):
+        importance = normalize(torch.abs(row, out=found), *limits).square_().mul_(count)
+        if count > LARGEST_EXPONENT:
+            importance.sub_(count - LARGEST_EXPONENT)
+        importance.exp_().mul_(agreed).add_(0.0)
+    return scores
+
+
+def _with_all(rows: Tensor, total: Tensor) -> Iterator[Tensor]:
+    room = torch.empty_like(total)
+    for row in rows:
+        yield tanh(torch.mul(row, total, out=room))
+
+
+def _in_pairs(signed: Tensor) -> Tensor:
+    agreeing = torch.zeros_like(signed)
+    for i in range(len(signed)):
+        agreeing[i] += tanh(signed[i].square())
+        for j in range(i):
+            both = tanh(signed[i] * signed[j])
+            agreeing[i] += both
+            agreeing[j] += both
+    return agreeing
 
 
 @merge_rules.add("pcb")
@@ -153,12 +164,14 @@ class PCB(Rule):
 
     def merge(self, chunk: Chunk) -> Tensor:
         count = len(chunk.rows)
-        strength = normalize(self._scores(chunk), *_limits(chunk, "pcb scores", "pcb lowest"))
+        strength = self._scores(chunk)
+        for scores, *limits in zip(strength, *_limits(chunk, "pcb scores", "pcb lowest"), strict=True):
+            normalize(scores, *limits)
         total = weighted_sum(strength, [1.0] * count)
         low, high = _limits(chunk, "pcb sizes", "pcb smallest")
-        for row, least, most in zip(chunk.rows, low, high, strict=True):
-            row.copy_(row.abs().clamp_(least, most).mul_(row.sign()))
-        merged = weighted_sum(chunk.rows.mul_(strength), per_model(self.weight, count, "weight"))
+        for row, strong, least, most in zip(chunk.rows, strength, low, high, strict=True):
+            row.copy_(row.abs().clamp_(least, most).mul_(row.sign()).mul_(strong))
+        merged = weighted_sum(chunk.rows, per_model(self.weight, count, "weight"))
         return chunk.plus_base(merged.div_(total.clamp_(min=1e-12)), self.scale)
 
 
