@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from polytask.merge.engine.fused import fused
 from polytask.merge.engine.ranks import keep, split
 from polytask.merge.rules._arithmetic import sum_of_elected
+from polytask.merge.rules.pcb import agree, compete, normalize
 
 FLOATS = st.sampled_from([np.float32, np.float64])
 
@@ -67,6 +68,16 @@ def test_the_sum_of_what_is_elected(seed: int, n: int, count: int, dtype: Any, m
     np.testing.assert_array_equal(
         sum_of_elected(rows.copy(), weights, mean), sum_of_elected.__wrapped__(rows.copy(), weights, mean)
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 3000), st.sampled_from(["normal", "ties", "special"]), FLOATS, st.data())
+def test_the_parts_of_competing(seed: int, n: int, kind: str, dtype: Any, data: st.DataObject) -> None:
+    row, other = values(seed, n, kind, dtype), values(seed + 1, n, "ties", dtype)
+    low, high = (data.draw(st.sampled_from([-1.0, 0.0, 1 / 3, 0.7, 2.0])) for _ in range(2))
+    alike(normalize, row, low, high)
+    alike(compete, row, other, min(low, high), max(low, high))
+    alike(agree, row, other, dtype(abs(low)), np.empty_like(row))
 
 
 def test_without_numba_the_plain_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:

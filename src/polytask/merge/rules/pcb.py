@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,33 +13,80 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.fused import fused
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, magnitudes, merge_rules, per_model
 from polytask.merge.engine.run import cuts_of
 from polytask.merge.rules._arithmetic import weighted_sum
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Agreement: TypeAlias = Literal["sum", "normalized_sum", "pairs"]
 
 LARGEST_EXPONENT = 60.0
 """Of the importance. Beyond it a score is scaled down, which drops out when scores are normalised."""
 
 
-def normalize(row: Tensor, low: float, high: float) -> Tensor:
-    """``row``, ``(n,)``, clamped to what is between ``low`` and ``high`` and stretched to [0, 1], in place.
-
-    Where ``low`` is not below ``high`` there is nothing to compete with, and it is 0.
-    """
+def _normalize(row: Array, low: float, high: float) -> None:
+    values = torch.from_numpy(row)
     if high > low:
-        return row.clamp_(low, high).sub_(low).div_(torch.tensor(high, dtype=row.dtype) - low)
-    return row.zero_()
+        values.clamp_(low, high).sub_(low).div_(torch.tensor(high, dtype=values.dtype) - low)
+    else:
+        values.zero_()
 
 
-def tanh(values: Tensor) -> Tensor:
-    """The hyperbolic tangent of ``values``, ``(n,)``, in place. Near 0 it is the identity to the last bit: not computed."""
-    straight = 1e-8 if values.dtype == torch.float64 else 1e-4
-    flat = values.numpy()
-    curved = np.flatnonzero(np.abs(flat) >= straight)
-    flat[curved] = torch.from_numpy(flat[curved]).tanh_().numpy()
-    return values
+@fused(_normalize)
+def normalize(row: Array, low: float, high: float) -> None:
+    """Clamp ``row``, ``(n,)``, to what is between ``low`` and ``high`` and stretch it to [0, 1], in place.
+
+    Where ``low`` is not below ``high`` there is nothing to compete with, and it becomes 0.
+    """
+    least, most = row.dtype.type(low), row.dtype.type(high)
+    if high > low:
+        for i in range(len(row)):
+            raised = least if row[i] < least else row[i]
+            row[i] = ((most if raised > most else raised) - least) / (most - least)
+    else:
+        row[:] = row.dtype.type(0)
+
+
+def _agree(row: Array, total: Array, straight: Any, out: Array) -> int:
+    np.multiply(row, total, out=out)
+    return int(np.count_nonzero(np.abs(out) >= straight))
+
+
+@fused(_agree)
+def agree(row: Array, total: Array, straight: Any, out: Array) -> int:
+    """The products of two rows, ``(n,)``, into ``out``; how many have a magnitude of at least ``straight``."""
+    curved = 0
+    for i in range(len(row)):
+        out[i] = row[i] * total[i]
+        curved += abs(out[i]) >= straight
+    return curved
+
+
+def _compete(row: Array, strength: Array, low: float, high: float) -> None:
+    values = torch.from_numpy(row)
+    values.copy_(values.abs().clamp_(low, high).mul_(values.sign()).mul_(torch.from_numpy(strength)))
+
+
+@fused(_compete)
+def compete(row: Array, strength: Array, low: float, high: float) -> None:
+    """A task vector's ``row``, ``(n,)``, with its magnitudes clamped, times its ``strength``, in place."""
+    least, most, zero, one = row.dtype.type(low), row.dtype.type(high), row.dtype.type(0), row.dtype.type(1)
+    for i in range(len(row)):
+        size = abs(row[i])
+        raised = least if size < least else size
+        sign = (one if row[i] > zero else zero) - (one if row[i] < zero else zero)
+        row[i] = (most if raised > most else raised) * sign * strength[i]
+
+
+def tanh_of(row: Tensor, total: Tensor, out: Tensor) -> Tensor:
+    """The hyperbolic tangent of two rows' product, ``(n,)``. Near 0 it is the identity to the last bit, and not computed."""
+    straight = row.numpy().dtype.type(1e-8 if row.dtype == torch.float64 else 1e-4)
+    products = out.numpy()
+    if agree(row.numpy(), total.numpy(), straight, products):
+        curved = np.flatnonzero(np.abs(products) >= straight)
+        products[curved] = torch.from_numpy(products[curved]).tanh_().numpy()
+    return out
 
 
 def score(
@@ -59,15 +106,19 @@ def score(
     if agreement == "sum":
         agreeing = _with_all(rows, weighted_sum(rows, [1.0] * count))
     else:
-        sizes = [normalize(row.abs(), *limits) for row, *limits in zip(rows, low, high, strict=True)]
-        signed = torch.stack([size.mul_(row.sign()) for size, row in zip(sizes, rows, strict=True)])
+        sizes = rows.abs()
+        for row, *limits in zip(sizes.numpy(), low, high, strict=True):
+            normalize(row, *limits)
+        signed = sizes.mul_(rows.sign())
         if agreement == "pairs":
             agreeing = iter(_in_pairs(signed))
         else:
             agreeing = _with_all(rows, weighted_sum(signed, [1.0] * count))
     # All of one row, then of the next: a row stays in the cache.
     for row, found, agreed, *limits in zip(rows, scores, agreeing, low, high, strict=True):
-        importance = normalize(torch.abs(row, out=found), *limits).square_().mul_(count)
+        importance = torch.abs(row, out=found)
+        normalize(importance.numpy(), *limits)
+        importance.square_().mul_(count)
         if count > LARGEST_EXPONENT:
             importance.sub_(count - LARGEST_EXPONENT)
         importance.exp_().mul_(agreed).add_(0.0)
@@ -77,15 +128,15 @@ def score(
 def _with_all(rows: Tensor, total: Tensor) -> Iterator[Tensor]:
     room = torch.empty_like(total)
     for row in rows:
-        yield tanh(torch.mul(row, total, out=room))
+        yield tanh_of(row, total, room)
 
 
 def _in_pairs(signed: Tensor) -> Tensor:
-    agreeing = torch.zeros_like(signed)
+    agreeing, room = torch.zeros_like(signed), torch.empty_like(signed[0])
     for i in range(len(signed)):
-        agreeing[i] += tanh(signed[i].square())
+        agreeing[i] += tanh_of(signed[i], signed[i], room)
         for j in range(i):
-            both = tanh(signed[i] * signed[j])
+            both = tanh_of(signed[i], signed[j], room)
             agreeing[i] += both
             agreeing[j] += both
     return agreeing
@@ -165,12 +216,12 @@ class PCB(Rule):
     def merge(self, chunk: Chunk) -> Tensor:
         count = len(chunk.rows)
         strength = self._scores(chunk)
-        for scores, *limits in zip(strength, *_limits(chunk, "pcb scores", "pcb lowest"), strict=True):
+        for scores, *limits in zip(strength.numpy(), *_limits(chunk, "pcb scores", "pcb lowest"), strict=True):
             normalize(scores, *limits)
         total = weighted_sum(strength, [1.0] * count)
         low, high = _limits(chunk, "pcb sizes", "pcb smallest")
-        for row, strong, least, most in zip(chunk.rows, strength, low, high, strict=True):
-            row.copy_(row.abs().clamp_(least, most).mul_(row.sign()).mul_(strong))
+        for row, strong, *limits in zip(chunk.rows.numpy(), strength.numpy(), low, high, strict=True):
+            compete(row, strong, *limits)
         merged = weighted_sum(chunk.rows, per_model(self.weight, count, "weight"))
         return chunk.plus_base(merged.div_(total.clamp_(min=1e-12)), self.scale)
 
