@@ -1,0 +1,46 @@
+"""The picture of the claims: HR@100 of each arm on each graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from polytask.claim import Measurements
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ARMS = {
+    "ncnc": "NCNC",
+    "ncn": "NCN",
+    "ncn without tlr": "NCN, targets left in",
+    "gae+cn": "GAE and count",
+    "gae": "GAE",
+    "ra": "resource allocation",
+    "aa": "Adamic-Adar",
+    "cn": "common neighbours",
+}
+TITLES = {"cora": "Cora", "citeseer": "Citeseer"}
+
+
+def plot(measurements: Mapping[int, Measurements]) -> Figure:
+    """Means over seeds, with a faint mark for each seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (graph, title) in zip(panels, TITLES.items(), strict=True):
+        for place, arm in enumerate(ARMS):
+            found = np.array([measured[f"{graph} {arm} hits"] for measured in measurements.values()])
+            colour = "#0072b2" if arm in ("ncn", "ncnc") else "0.45"
+            axes.plot(found, [place] * len(found), "o", color=colour, alpha=0.35, markersize=5, markeredgewidth=0)
+            axes.plot([found.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
+        axes.set_title(f"{title}: HR@100 on test links (%)", fontsize=10, loc="left")
+        axes.grid(axis="x", color="0.92")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+    panels[0].set_yticks(range(len(ARMS)), list(ARMS.values()))
+    panels[0].invert_yaxis()
+    return figure
