@@ -37,8 +37,8 @@ def mean_reciprocal_rank(positive: Tensor, negative: Tensor) -> float:
         positive: ``(P,)`` scores of true links, ``P >= 1``.
         negative: ``(P, M)`` for each of them those of its false ones.
 
-    >>> mean_reciprocal_rank(torch.tensor([2.0, 1.0]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    0.8333333333333334
+    >>> mean_reciprocal_rank(torch.tensor([2.0, 1.0]), torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+    0.75
     """
     if positive.ndim != 1 or negative.ndim != 2 or not 0 < len(positive) == len(negative):
         shapes = f"{tuple(positive.shape)} and {tuple(negative.shape)}"

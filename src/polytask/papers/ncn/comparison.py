@@ -31,8 +31,8 @@ ARMS: dict[str, dict[str, object]] = {
 def measure(seed: int, data: Path, epochs: int = EPOCHS) -> Measurements:
     """HR@100 and AUC on test links, in percent, of each arm on each graph, and the means over graphs as ``"mean ARM hits"``.
 
-    The seed draws the split (70/10/20), the negatives, the weights and the batches. Every arm has the same epochs and learning
-    rates, and reports the epoch at which its HR@100 on validation links was best.
+    The seed draws the split (70/10/20), the negatives, the weights and the batches. Every arm has the same epochs and
+    learning rates, and reports the epoch at which its HR@100 on validation links was best.
     """
     found: dict[str, float] = {}
     for name, file in zip(GRAPHS, FILES, strict=True):

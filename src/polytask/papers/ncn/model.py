@@ -30,7 +30,7 @@ class NCN(nn.Module):
         remove_targets: a training batch's true links are taken out of the graph before encoder and predictor see it, as
             they will not be there for links to predict (target link removal; ``maskinput`` in the paper's code).
         fanouts: for graphs too large for a pass over all of them: of each layer of the encoder, how many neighbours of a
-            node it sums over, drawn anew for each batch; -1 for all. The predictor's sets stay exact. ``None``: whole passes.
+            node it sums over, drawn anew for each batch; -1 for all. The predictor's sets stay exact. ``None``: all.
         hits: the ``K`` of the HR@K that `evaluate` reports.
     """
 

@@ -43,7 +43,7 @@ class LinkPredictor(nn.Module):
     Args:
         width: of the embeddings.
         kind: ``"ncn"``; ``"gae"``: ``f_out(f_ij(h_i * h_j))``; ``"count"``: with the number of common neighbours in the
-            sum's place; ``"ncn2"``: with another term, of nodes that are a neighbour of one and at distance 2 from the other;
+            sum's place; ``"ncn2"``: with another term, of neighbours of one that are at distance 2 from the other;
             ``"ncn_diff"``: with another term, of the neighbours of one alone.
         depth: rounds of completion, for ``"ncn"``.
         calibration: of the probabilities.
