@@ -226,6 +226,10 @@ def test_sampling_all_neighbours_changes_nothing(settings: dict[str, object]) ->
     whole = NCN(encoder, predictor(**settings), graph, x).eval()  # type: ignore[arg-type]
     sampled = NCN(encoder, whole.predictor, graph, x, fanouts=[-1, -1]).eval()
     torch.testing.assert_close(sampled.score(PAIRS, chunk=2), whole.score(PAIRS))
+    removed = torch.stack([graph.rows, graph.columns], 1)[:3]
+    pairs = torch.cat([removed, PAIRS])
+    torch.testing.assert_close(sampled(pairs, removed=removed), whole(pairs, removed=removed))
+    torch.testing.assert_close(whole(pairs, removed=removed), whole(pairs, graph.without(removed)))
     assert bool(NCN(encoder, whole.predictor, graph, x, fanouts=[2, 2])(PAIRS).isfinite().all())
 
 

@@ -67,10 +67,8 @@ class NCN(nn.Module):
 
     def losses(self, batch: Links) -> dict[str, Tensor]:
         """``{"links": ..., "others": ...}``: the mean loss of the true links, and of the others."""
-        graph = self.graph.matrix
-        if self.training and self.remove_targets:
-            graph = graph.without(batch.positive)
-        logits = self(torch.cat([batch.positive, batch.negative]), graph)
+        removed = batch.positive if self.training and self.remove_targets else None
+        logits = self(torch.cat([batch.positive, batch.negative]), removed=removed)
         positive, negative = logits.split([len(batch.positive), len(batch.negative)])
         return {"links": F.softplus(-positive).mean(), "others": F.softplus(negative).mean()}
 
@@ -88,13 +86,17 @@ class NCN(nn.Module):
         """All of them: both losses train every parameter."""
         return self.parameters()
 
-    def forward(self, pairs: Tensor, graph: CSR | None = None) -> Tensor:
-        """``(B,)`` logits of ``pairs`` ``(B, 2)``, in the training graph or in another of the same nodes."""
+    def forward(self, pairs: Tensor, graph: CSR | None = None, removed: Tensor | None = None) -> Tensor:
+        """``(B,)`` logits of ``pairs`` ``(B, 2)``, in the training graph or in another of the same nodes.
+
+        Edges ``removed``, between nodes of the pairs, are taken out of it first, in both directions.
+        """
         graph = graph or self.graph.matrix
-        if self.fanouts is None:
-            found: Tensor = self.predictor(self.encoder(graph, self.features), graph, pairs)
-            return found
-        return self._sampled(pairs, graph, self.fanouts)
+        if self.fanouts is not None:
+            return self._sampled(pairs, graph, self.fanouts, removed)
+        graph = graph if removed is None else graph.without(removed)
+        found: Tensor = self.predictor(self.encoder(graph, self.features), graph, pairs)
+        return found
 
     @torch.no_grad()
     def score(self, pairs: Tensor, graph: CSR | None = None, chunk: int = 65536) -> Tensor:
@@ -117,10 +119,11 @@ class NCN(nn.Module):
         positive, negative = (self.score(pairs.to(device)) for pairs in links)
         return {"links": {f"hits@{self.hits}": hits_at(positive, negative, self.hits), **pooled(positive, negative)}}
 
-    def _sampled(self, pairs: Tensor, graph: CSR, fanouts: Sequence[int]) -> Tensor:
+    def _sampled(self, pairs: Tensor, graph: CSR, fanouts: Sequence[int], removed: Tensor | None = None) -> Tensor:
         """Logits by a pass over what the pairs' embeddings, and those in their sets, depend on.
 
-        The predictor looks at the graph between ``core`` alone, which has every node that any of its sets can name.
+        The predictor looks at the graph between ``core`` alone, which has every node that any of its sets can name. Edges
+        are removed from what was drawn, so that the large graph is never copied.
         """
         seeds, place = torch.unique(pairs, return_inverse=True)
         if self.predictor.kind == "ncn" and self.predictor.depth == 0:
@@ -129,8 +132,12 @@ class NCN(nn.Module):
         else:
             core = k_hop(graph, seeds, self.predictor.reach)
         nodes, local = sample_neighbours(graph, core, fanouts)
+        between = subgraph(graph, core)
+        if removed is not None:
+            places = torch.searchsorted(seeds, removed)
+            local, between = local.without(places), between.without(places)
         features = self.features
         chosen = features[nodes] if isinstance(features, Tensor) else features.take(nodes)
         h = self.encoder(local, chosen)[: len(core)]
-        found: Tensor = self.predictor(h, subgraph(graph, core), place)
+        found: Tensor = self.predictor(h, between, place)
         return found

@@ -143,7 +143,7 @@ class LinkPredictor(nn.Module):
         if depth == 0:
             return self._products(h, common_neighbours(graph, pairs))
         common, *sides = neighbour_sets(graph, pairs)
-        inner = h if self.inner_features == "plain" or self.f_x is None else h + self.f_x(h)
+        inner = h if self.inner_features == "plain" else self.transformed(h)
         cap = self.train_cap if self.training else self.test_cap
         weighed = []
         for alone, other in zip(sides, (pairs[:, 1], pairs[:, 0]), strict=True):
@@ -153,10 +153,14 @@ class LinkPredictor(nn.Module):
             weighed.append(drawn.with_values(chances if drawn.values is None else chances * drawn.values))
         return [torch.stack(self._products(h, common, *weighed)).sum(0)]
 
+    def transformed(self, h: Tensor) -> Tensor:
+        """The embeddings that sums are over, of the same shape."""
+        return h if self.f_x is None else h + self.f_x(h)
+
     def _products(self, h: Tensor, *sets: CSR) -> list[Tensor]:
         """Each set's sums of transformed embeddings, which are computed for nodes in some set alone."""
         nodes, place = torch.unique(torch.cat([each.columns for each in sets]), return_inverse=True)
-        transformed = h[nodes] if self.f_x is None else h[nodes] + self.f_x(h[nodes])
+        transformed = self.transformed(h[nodes])
         places = place.split([len(each.columns) for each in sets])
         return [
             CSR(each.offsets, columns, len(nodes), each.values) @ transformed
