@@ -193,9 +193,9 @@ class Seen(Encoder):
         super().__init__(5, hidden=6, **settings)  # type: ignore[arg-type]
         self.graphs: list[CSR] = []
 
-    def forward(self, graph: CSR, x: Tensor | CSR) -> Tensor:
+    def forward(self, graph: CSR, x: Tensor | CSR, sums: Tensor | None = None) -> Tensor:
         self.graphs.append(graph)
-        return super().forward(graph, x)
+        return super().forward(graph, x, sums)
 
 
 def ring(nodes: int = 40) -> GraphData:
@@ -222,7 +222,8 @@ def test_a_batchs_links_are_not_in_the_graph_that_it_sees() -> None:
 )
 def test_sampling_all_neighbours_changes_nothing(settings: dict[str, object]) -> None:
     graph, x = small_graph(), torch.randn(14, 5)
-    encoder = Encoder(5, hidden=6, layers=2, kind="puresum").eval()
+    kind = {"gae": "puresum", "ncn2": "gcn"}.get(str(settings.get("kind")), "puregcn")
+    encoder = Encoder(5, hidden=6, layers=2, kind=kind).eval()
     whole = NCN(encoder, predictor(**settings), graph, x).eval()  # type: ignore[arg-type]
     sampled = NCN(encoder, whole.predictor, graph, x, fanouts=[-1, -1]).eval()
     torch.testing.assert_close(sampled.score(PAIRS, chunk=2), whole.score(PAIRS))
@@ -292,6 +293,16 @@ def test_fit_selects_by_a_metric_of_the_modules_own() -> None:
     ):
         with pytest.raises(InputError, match=words):
             pt.fit(model, LinkBatches(split, 40), split.validation, epochs=1, monitor=monitor)
+
+
+def test_mixed_precision() -> None:
+    from polytask.training import fabric
+
+    split, data = split_links(ring(), seed=0), ring()
+    model = preset("cora").build(split.graph, data.features, depth=1, hidden=16)  # type: ignore[arg-type]
+    mixed = fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fitted = pt.fit(model, LinkBatches(split, 40), split.validation, epochs=3, lr=0.01, monitor="links/ap", fabric=mixed)
+    assert fitted.steps == 6 and 0 < float(fitted.score or 0) <= 1
 
 
 def test_the_comparison_on_a_small_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,16 @@ def test_all_neighbours_sampled_give_the_same_embeddings() -> None:
     torch.testing.assert_close((local @ (local @ x[nodes]))[:3], (graph @ (graph @ x))[seeds])
 
 
+def test_rescaled_samples_keep_sums_in_expectation() -> None:
+    graph, generator = random_graph(12, 60, weighted=True), torch.Generator().manual_seed(0)
+    x, draws = torch.randn(12, 1, dtype=torch.float64), []
+    for _ in range(600):
+        nodes, local = sample_neighbours(graph, torch.tensor([4, 2]), [3], generator, rescale=True)
+        draws.append((local @ x[nodes])[:2])
+    standard = torch.stack(draws).std(0) / 600**0.5
+    assert bool(((torch.stack(draws).mean(0) - (graph @ x)[[4, 2]]).abs() < 5 * standard).all())
+
+
 def test_sampled_neighbours_are_distinct_uniform_and_few() -> None:
     graph, generator = random_graph(12, 60), torch.Generator().manual_seed(0)
     seed, counts = torch.tensor([4]), torch.zeros(12)

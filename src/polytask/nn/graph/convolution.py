@@ -30,5 +30,6 @@ class GCNConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.xavier_uniform_(self.linear.weight)
 
-    def forward(self, graph: CSR, x: Tensor | CSR) -> Tensor:
-        return propagate(graph, linear(self.linear, x)) + self.bias
+    def forward(self, graph: CSR, x: Tensor | CSR, sums: Tensor | None = None) -> Tensor:
+        """``sums`` as for `propagate`."""
+        return propagate(graph, linear(self.linear, x), sums) + self.bias

@@ -34,12 +34,13 @@ def random_walk(graph: CSR) -> CSR:
     return graph.with_values(weights if graph.values is None else weights * graph.values)
 
 
-def propagate(graph: CSR, x: Tensor) -> Tensor:
+def propagate(graph: CSR, x: Tensor, sums: Tensor | None = None) -> Tensor:
     """``D^-1/2 (A + I) D^-1/2 x`` for ``x`` of shape ``(nodes, F)``: `symmetric`, without making that matrix.
 
-    Self loops that the graph has count besides the one that is added.
+    Self loops that the graph has count besides the one that is added. ``D`` is 1 and ``sums`` ``(nodes,)``, by default the
+    graph's own: of a part of a graph, give the whole graph's.
     """
-    scale = (1 + graph.sums()).rsqrt().to(x.dtype)[:, None]
+    scale = (1 + (graph.sums() if sums is None else sums)).rsqrt().to(x.dtype)[:, None]
     scaled = scale * x
     return scale * (graph @ scaled + scaled)
 

@@ -62,7 +62,11 @@ def subgraph(graph: CSR, nodes: Tensor) -> CSR:
 
 
 def sample_neighbours(
-    graph: CSR, seeds: Tensor, fanouts: Sequence[int], generator: torch.Generator | None = None
+    graph: CSR,
+    seeds: Tensor,
+    fanouts: Sequence[int],
+    generator: torch.Generator | None = None,
+    rescale: bool = False,
 ) -> Sampled:
     """What a network of ``len(fanouts)`` layers sees of the seeds, with at most so many neighbours of a node in each hop.
 
@@ -75,6 +79,7 @@ def sample_neighbours(
         seeds: ``(S,)`` distinct nodes.
         fanouts: the number of neighbours by hop.
         generator: of the draws.
+        rescale: values times a node's neighbours over those that were drawn, so that sums are kept in expectation.
     """
     place = _places(graph.width, seeds)
     nodes, front, count = [seeds], seeds, len(seeds)
@@ -91,7 +96,12 @@ def sample_neighbours(
     taken = torch.cat(entries) if entries else seeds[:0]
     values = None if graph.values is None else graph.values[taken]
     joined = torch.cat(rows) if rows else seeds[:0]
-    return Sampled(torch.cat(nodes), CSR.from_entries(joined, place[graph.columns[taken]], (count, count), values))
+    part = CSR.from_entries(joined, place[graph.columns[taken]], (count, count), values)
+    found = torch.cat(nodes)
+    if rescale:
+        weights = (graph.degrees[found] / part.degrees.clamp(min=1))[part.rows]
+        part = part.with_values(weights if part.values is None else weights.to(part.values.dtype) * part.values)
+    return Sampled(found, part)
 
 
 def random_walks(graph: CSR, starts: Tensor, length: int, generator: torch.Generator | None = None) -> Tensor:

@@ -67,7 +67,8 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList() if pure or not norm else nn.ModuleList(nn.LayerNorm(hidden) for _ in range(layers - 1))
         self.jump = nn.Parameter(torch.randn(layers)) if jumping else None
 
-    def forward(self, graph: CSR, x: Tensor | CSR) -> Tensor:
+    def forward(self, graph: CSR, x: Tensor | CSR, sums: Tensor | None = None) -> Tensor:
+        """Embeddings of all nodes of ``graph``; ``sums`` as for `polytask.nn.graph.propagate`."""
         if self.table is not None:
             assert isinstance(x, Tensor)
             x = self.table(x)
@@ -78,7 +79,7 @@ class Encoder(nn.Module):
             graph = drop_edges(graph, self.edge_dropout, rescale=graph.values is not None)
         outputs: list[Tensor] = []
         for number in range(self.layers):
-            out = self._layer(number, graph, x)
+            out = self._layer(number, graph, x, sums)
             if self.residual and isinstance(x, Tensor) and x.shape == out.shape:
                 out = out + x
             if number == self.layers - 1:
@@ -87,11 +88,11 @@ class Encoder(nn.Module):
             x = out
         return outputs[-1] if self.jump is None else torch.einsum("l,lnf->nf", self.jump, torch.stack(outputs))
 
-    def _layer(self, number: int, graph: CSR, x: Tensor | CSR) -> Tensor:
+    def _layer(self, number: int, graph: CSR, x: Tensor | CSR, sums: Tensor | None) -> Tensor:
         if self.kind != "gcn":
             assert isinstance(x, Tensor)
-            return propagate(graph, x) if self.kind == "puregcn" else graph @ x
-        out: Tensor = self.convolutions[number](graph, x)
+            return propagate(graph, x, sums) if self.kind == "puregcn" else graph @ x
+        out: Tensor = self.convolutions[number](graph, x, sums)
         if number == self.layers - 1:
             return out
         if self.norms:

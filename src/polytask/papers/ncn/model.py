@@ -131,13 +131,15 @@ class NCN(nn.Module):
             core = torch.cat([seeds, others[~torch.isin(others, seeds)]])
         else:
             core = k_hop(graph, seeds, self.predictor.reach)
-        nodes, local = sample_neighbours(graph, core, fanouts)
+        nodes, local = sample_neighbours(graph, core, fanouts, rescale=True)
         between = subgraph(graph, core)
+        sums = graph.degrees[nodes].float() if graph.values is None else graph.take(nodes).sums()
         if removed is not None:
             places = torch.searchsorted(seeds, removed)
-            local, between = local.without(places), between.without(places)
+            before, local, between = between.sums(), local.without(places), between.without(places)
+            sums[: len(core)] -= before - between.sums()
         features = self.features
         chosen = features[nodes] if isinstance(features, Tensor) else features.take(nodes)
-        h = self.encoder(local, chosen)[: len(core)]
+        h = self.encoder(local, chosen, sums)[: len(core)]
         found: Tensor = self.predictor(h, between, place)
         return found
