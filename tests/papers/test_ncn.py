@@ -88,7 +88,8 @@ def test_calibration_at_its_limits() -> None:
     torch.testing.assert_close(discounted, 0.8 * 0.5 * plain / (0.5 * plain + 1 - plain))
     at_offset = Calibration(offset=3.0, pt=0.25, alpha=0.9)(torch.tensor([3.0]))
     torch.testing.assert_close(at_offset, torch.tensor([0.9 * 0.25 / 1.25]))
-    assert float(Calibration(pt=0.0)(logits).sum()) == 0 and bool(Calibration()(torch.tensor([-1e4, 1e4])).isfinite().all())
+    assert float(Calibration(pt=0.0)(torch.tensor([0.0, 12.0, 1e4])).sum()) == 0
+    assert bool(Calibration()(torch.tensor([-1e4, 1e4])).isfinite().all())
 
 
 def test_completion_that_imputes_nothing_is_ncn() -> None:

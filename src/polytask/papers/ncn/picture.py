@@ -24,7 +24,7 @@ TITLES = {"cora": "Cora", "citeseer": "Citeseer"}
 
 
 def plot(measurements: Mapping[int, Measurements]) -> Figure:
-    """What was trained: means over seeds, with a faint mark for each seed. Below, in words, what was not, far to the left."""
+    """What was trained: means over seeds, a faint mark for each. Below, in words, what was not: it is far to the left."""
     from matplotlib.figure import Figure
 
     def series(name: str) -> np.ndarray:

@@ -30,7 +30,7 @@ class Calibration:
     def __call__(self, logits: Tensor, pt: Tensor | float | None = None) -> Tensor:
         pt = self.pt if pt is None else pt
         odds = pt * torch.sigmoid(self.scale * (logits - self.offset))
-        return self.alpha * odds / (odds + torch.sigmoid(-self.scale * (logits - self.offset)))
+        return self.alpha * odds / (odds + torch.sigmoid(-self.scale * (logits - self.offset))).clamp(min=1e-30)
 
 
 class LinkPredictor(nn.Module):
