@@ -19,7 +19,7 @@ ARMS = {
     "gae+cn": "GAE and count",
     "gae": "GAE",
 }
-HEURISTICS = {"cn": "common neighbours", "aa": "Adamic-Adar", "ra": "resource allocation"}
+HEURISTICS = {"cn": "CN", "aa": "AA", "ra": "RA"}
 TITLES = {"cora": "Cora", "citeseer": "Citeseer"}
 
 
