@@ -23,7 +23,8 @@ class Losses(Protocol):
     Anything that has these two methods can be fitted; `Model` is the standard implementation. A method
     ``label_counts(batch) -> dict[str, Tensor]`` is optional: with it, losses that are means over present labels are
     weighed so that several processes, or several accumulated batches, give what one large batch gives. So is an attribute
-    ``tasks``, all tasks' names in order, which balancers that keep something for each task ask for.
+    ``tasks``, all tasks' names in order, which balancers that keep something for each task ask for; and a method
+    ``evaluate(data) -> {task: {metric: value}}``, higher is better, of which `polytask.fit` can monitor ``"TASK/METRIC"``.
     """
 
     def losses(self, batch: Any) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def fit(
         monitor: what the best weights are best at. ``"skill"``: mean over tasks of `polytask.measure.skill` (default);
             ``"delta_m"``: `polytask.measure.delta_m` over ``baseline`` (default when that is given); a task's name: its main
             metric; ``"TASK/METRIC"``: one metric; ``"loss"``: the sum of validation losses (default for modules that only
-            have ``losses``).
+            have ``losses``; with ``evaluate(data)`` they can have a metric monitored too).
         baseline: the main metric of a single-task model by task, for ``delta_m``.
         patience: stop after this many evaluations without a better one; ``None`` never stops early.
         evaluate_every: steps between evaluations; by default twenty evaluations a run.

@@ -12,7 +12,14 @@ from polytask.errors import InputError, suggest
 from polytask.measure import delta_m, skill
 from polytask.model import Model
 from polytask.training import checkpoint
-from polytask.training.evaluate import Metrics, constant_metrics, evaluate_losses, evaluate_predictions, labels
+from polytask.training.evaluate import (
+    Metrics,
+    constant_metrics,
+    evaluate_losses,
+    evaluate_predictions,
+    evaluating,
+    labels,
+)
 
 
 class Judge:
@@ -22,6 +29,7 @@ class Judge:
         self.data = data
         self.baseline = baseline or {}
         self.tasks = model.tasks if isinstance(model, Model) else {}
+        self.own = not self.tasks and hasattr(model, "evaluate")
         default = "loss" if not self.tasks else "delta_m" if baseline else "skill"
         self.monitor = monitor or default
         if data is None:
@@ -30,9 +38,14 @@ class Judge:
             return
         if self.monitor == "loss":
             return
-        if not self.tasks:
-            raise InputError(f"monitor {self.monitor!r} needs a polytask.Model; any other module can monitor 'loss' alone")
         task, _, metric = self.monitor.partition("/")
+        if self.own and metric:
+            return
+        if not self.tasks:
+            raise InputError(
+                f"monitor {self.monitor!r} needs a polytask.Model; any other module can monitor 'loss' alone, or "
+                "'TASK/METRIC' where it has evaluate(data)"
+            )
         if self.monitor not in ("skill", "delta_m"):
             if task not in self.tasks:
                 known = ["skill", "delta_m", "loss", *self.tasks]
@@ -61,8 +74,20 @@ class Judge:
         if self.monitor == "loss":
             means = evaluate_losses(model, self.data, losses=losses)
             return {"validation": {name: {"loss": loss} for name, loss in means.items()}, "score": -sum(means.values())}
+        if self.own:
+            with evaluating(model), torch.no_grad():
+                metrics = model.evaluate(self.data)
+            return {"validation": metrics, "score": self._own_score(metrics)}
         metrics = evaluate_predictions(model, self.data, predict)
         return {"validation": metrics, "score": self._score(metrics)}
+
+    def _own_score(self, metrics: Metrics) -> float:
+        task, _, metric = self.monitor.partition("/")
+        if task not in metrics:
+            raise InputError(f"unknown monitor {self.monitor!r}: {suggest(task, metrics)}")
+        if metric not in metrics[task]:
+            raise InputError(f"unknown metric {metric!r} of task {task!r}: {suggest(metric, metrics[task])}")
+        return metrics[task][metric]
 
     def _score(self, metrics: Metrics) -> float:
         main = {name: metrics[name][self.tasks[name].metric] for name in self.judged}

@@ -1,0 +1,238 @@
+"""Graphs: NCN's links scored and learned, beside the same by torch_geometric and torch's sparse products.
+
+    python -m benchmarks.graph [--quick] [--large]
+
+regenerates ``benchmarks/results/graph.json`` and ``graph.md``. What is compared runs in turn, again and again; a ratio is
+the median over the rounds. The epoch on Cora needs POLYTASK_DATA. ``--large`` trains on a generated graph of 10^6 nodes and
+10^7 edges besides, by sampling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks._machine import machine
+from benchmarks._page import Row, page
+from torch import Tensor
+
+import polytask as pt
+from polytask.data.graph import LinkBatches, Links, LinkSplit, load_graph, split_links
+from polytask.files import write_json, write_text
+from polytask.nn.graph import CSR, adjacency
+from polytask.papers.ncn import NCN, Encoder, LinkPredictor, preset
+
+RESULTS = Path(__file__).parent / "results"
+WIDTH = 64
+
+Run = Callable[[], Any]
+
+
+def seconds(run: Run) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def generated(nodes: int, edges: int) -> Tensor:
+    """Distinct edges, half of them between nodes that are near in a ring, so that there are common neighbours."""
+    key = torch.Generator().manual_seed(0)
+    start = torch.randint(nodes, (edges * 21 // 20,), generator=key)
+    near = (start + torch.randint(1, 31, start.shape, generator=key)) % nodes
+    far = torch.randint(nodes, start.shape, generator=key)
+    ends = torch.stack([start, torch.where(torch.rand(start.shape, generator=key) < 0.5, near, far)], 1)
+    ends = ends[ends[:, 0] != ends[:, 1]].sort(1).values
+    keys = torch.unique(ends[:, 0] * nodes + ends[:, 1])
+    keys = keys[torch.randperm(len(keys), generator=key)[:edges]]
+    return torch.stack([keys // nodes, keys % nodes], 1)
+
+
+# Scoring
+
+
+def scoring(rounds: int, nodes: int, count: int) -> dict[str, Any]:
+    """Links scored by a pass over the graph and the sums over common neighbours: half are edges, half are random."""
+    edges = generated(nodes, 10 * nodes)
+    graph = adjacency(edges, nodes)
+    key = torch.Generator().manual_seed(1)
+    some = edges[torch.randperm(len(edges), generator=key)[: count // 2]]
+    pairs = torch.cat([some, torch.randint(nodes, (count - len(some), 2), generator=key)])
+    torch.manual_seed(0)
+    x = torch.randn(nodes, WIDTH)
+    model = NCN(Encoder(WIDTH, hidden=WIDTH), LinkPredictor(WIDTH), graph, x).eval()
+    theirs = {"torch_geometric": by_torch_geometric(model, graph, x, pairs), "scipy": by_scipy(model, graph, x, pairs)}
+    ours = partial(model.score, pairs, chunk=count)
+    for other in theirs.values():
+        torch.testing.assert_close(ours(), other(), atol=1e-3, rtol=1e-3)
+    found = {name: _ratio(ours, other, rounds) for name, other in theirs.items()}
+    return {**found, "edges": len(edges), "common": _share(graph, pairs)}
+
+
+def _share(graph: CSR, pairs: Tensor) -> float:
+    from polytask.nn.graph import common_neighbours
+
+    return float((common_neighbours(graph, pairs).degrees > 0).float().mean())
+
+
+def by_torch_geometric(model: NCN, graph: CSR, x: Tensor, pairs: Tensor) -> Callable[[], Tensor]:
+    """The normalisation and the product by torch_geometric, rows and their overlap by torch's sparse tensors."""
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+    from torch_geometric.utils import spmm, to_torch_coo_tensor, to_torch_csr_tensor
+
+    edge_index = torch.stack([graph.rows, graph.columns])
+    index, weight = gcn_norm(edge_index, None, len(x))
+    propagation = to_torch_csr_tensor(index, weight, size=len(x))
+    pattern = to_torch_coo_tensor(edge_index, size=len(x)).coalesce()
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        h = spmm(propagation, model.encoder.first(x))
+        first, second = pattern.index_select(0, pairs[:, 0]), pattern.index_select(0, pairs[:, 1])
+        overlap = (first.coalesce() * second.coalesce()).coalesce()
+        return _predicted(model, h, torch.sparse.mm(overlap, model.predictor.transformed(h)), pairs)
+
+    return run
+
+
+def by_scipy(model: NCN, graph: CSR, x: Tensor, pairs: Tensor) -> Callable[[], Tensor]:
+    """All sparse products by scipy."""
+    import scipy.sparse as sp
+
+    ones = np.ones(len(graph.columns), np.float32)
+    matrix = sp.csr_matrix((ones, graph.columns.numpy(), graph.offsets.numpy()), shape=graph.shape)
+    loops = matrix + sp.identity(len(x), np.float32, "csr")
+    scale = sp.diags((1 / np.sqrt(np.asarray(loops.sum(1))[:, 0])).astype(np.float32))
+    propagation = (scale @ loops @ scale).tocsr()
+    i, j = pairs.T.numpy()
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        h = torch.from_numpy(propagation @ model.encoder.first(x).numpy())
+        total = matrix[i].multiply(matrix[j]).tocsr() @ model.predictor.transformed(h).numpy()
+        return _predicted(model, h, torch.from_numpy(total), pairs)
+
+    return run
+
+
+def _predicted(model: NCN, h: Tensor, total: Tensor, pairs: Tensor) -> Tensor:
+    part = model.predictor
+    z = part.f_ij(h[pairs[:, 0]] * h[pairs[:, 1]]) + part.beta * part.f_cn(total)
+    logits: Tensor = part.f_out(z)[:, 0]
+    return logits
+
+
+def _ratio(ours: Run, theirs: Run, rounds: int) -> dict[str, float]:
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds + 1)][1:]  # the first round warms up
+    found = {"ours": statistics.median(a for a, _ in pairs), "theirs": statistics.median(b for _, b in pairs)}
+    return {"ratio": statistics.median(a / b for a, b in pairs), **found}
+
+
+# Training
+
+
+def cora(rounds: int) -> dict[str, float] | None:
+    """Seconds of an epoch of NCN, and of NCNC, on Cora with the paper's settings, evaluation left out."""
+    path = Path(os.environ.get("POLYTASK_DATA", "")) / "planetoid" / "cora.npz"
+    if not path.exists():
+        return None
+    data = load_graph(path)
+    split, settings, found = split_links(data, seed=0), preset("cora"), {}
+    for name, depth in (("ncn", 0), ("ncnc", 1)):
+        torch.manual_seed(0)
+        model = settings.build(split.graph, data.features, depth=depth)
+        batches = LinkBatches(split, settings.batch_size)
+        fitted = pt.fit(model, batches, epochs=rounds, lr=settings.lr, optimizer=torch.optim.Adam, schedule="constant")
+        found[name] = fitted.seconds / rounds
+    return found
+
+
+def large(steps: int, nodes: int = 1_000_000, edges: int = 10_000_000) -> dict[str, float]:
+    """Seconds a step and a scored link, and peak memory, of NCN that draws 10 neighbours of each node it needs."""
+    ends = generated(nodes, edges)
+    graph = adjacency(ends, nodes)
+    model = NCN(Encoder(WIDTH, hidden=WIDTH), LinkPredictor(WIDTH), graph, torch.randn(nodes, WIDTH), fanouts=[10])
+    held = anonymous()
+    links = Links(ends[:1000], torch.randint(nodes, (1000, 2)))
+    split = LinkSplit(graph, ends[: 1024 * steps], links, links)
+    fitted = pt.fit(model, LinkBatches(split, 1024), steps=steps, lr=1e-3)
+    model.eval()
+    took = seconds(lambda: model.score(ends[:20_000], chunk=2048))
+    return {"step": fitted.seconds / steps, "links a second": 20_000 / took, "held GiB": held, "peak GiB": peak()}
+
+
+def anonymous() -> float:
+    """Memory that is not of files, in GiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 2**20
+    return float("nan")
+
+
+def peak() -> float:
+    """The most memory that was resident, in GiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+# The page
+
+
+def rows(results: dict[str, Any]) -> list[Row]:
+    torch_ratio, scipy_ratio = (results["scoring"][name]["ratio"] for name in ("torch_geometric", "scipy"))
+    found: list[Row] = [
+        ("NCN scores links beside torch_geometric and torch.sparse", f"{torch_ratio:.2f} x", "0.7 x", torch_ratio <= 0.7),
+        ("the same beside scipy's sparse products", f"{scipy_ratio:.2f} x", "", None),
+    ]
+    if results["cora"]:
+        found.append(("NCN epoch on Cora", f"{results['cora']['ncn']:.2f} s", "3 s", results["cora"]["ncn"] < 3))
+        found.append(("NCNC epoch on Cora", f"{results['cora']['ncnc']:.2f} s", "", None))
+    if results.get("large"):
+        each = results["large"]
+        words = f"{each['step']:.2f} s; {each['links a second']:,.0f} links scored a second; peak {each['peak GiB']:.1f} GiB"
+        found.append(("NCN step of 1,024 links on 10^6 nodes, 10^7 edges, by sampling", words, "", None))
+    return found
+
+
+def written(about: dict[str, Any], results: dict[str, Any]) -> str:
+    share = results["scoring"]["common"]
+    words = [
+        "Regenerated by `python -m benchmarks.graph --large`. What is compared runs in turn; ratios are medians over the",
+        f"rounds. Scored are 100,000 links of a graph of 200,000 nodes of mean degree 20, of which {share:.0%} have common",
+        "neighbours, with one propagation, width 64. Epochs have the paper's settings, width 256. Peak memory includes",
+        "making the graph.",
+    ]
+    return page("Graphs: links scored and learned", about, words, rows(results))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds on a smaller graph, nothing is written")
+    parser.add_argument("--large", action="store_true", help="a graph of 10^6 nodes and 10^7 edges too")
+    chosen = parser.parse_args()
+    quick = chosen.quick
+    warnings.filterwarnings("ignore", message="Sparse")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    about = machine()
+    results: dict[str, Any] = {"scoring": scoring(*((2, 20_000, 10_000) if quick else (7, 200_000, 100_000)))}
+    results |= {"cora": cora(2 if quick else 10), "large": large(20) if chosen.large else None}
+    print(json.dumps(results, indent=1))
+    print(written(about, results))
+    if not quick:
+        write_json(RESULTS / "graph.json", {"machine": about, **results})
+        write_text(RESULTS / "graph.md", written(about, results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Graphs as data: read from files, split by nodes or by links, and read as batches of links."""
+
+from polytask.data.graph.graph import GraphData
+from polytask.data.graph.links import LinkBatches, Links, LinkSplit, non_edges, split_links
+from polytask.data.graph.load import load_graph
+from polytask.data.graph.nodes import split_nodes
+from polytask.data.graph.ogb import read_ogb
+from polytask.data.graph.tables import read_graph_tables
+
+__all__ = [
+    "GraphData",
+    "LinkBatches",
+    "LinkSplit",
+    "Links",
+    "load_graph",
+    "non_edges",
+    "read_graph_tables",
+    "read_ogb",
+    "split_links",
+    "split_nodes",
+]

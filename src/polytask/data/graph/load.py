@@ -1,0 +1,102 @@
+"""One way in for graphs in files, whatever their format."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polytask.data.graph.graph import GraphData
+from polytask.data.graph.ogb import read_ogb
+from polytask.data.graph.tables import read_graph_tables
+from polytask.data.table.read import SUFFIXES
+from polytask.errors import InputError, optional
+from polytask.nn.graph import CSR
+
+
+def load_graph(path: Path | str, **settings: Any) -> GraphData:
+    """The graph at ``path``:
+
+    - a folder with ``edges.csv`` (or ``.tsv``, ``.parquet``, ``.arrow``, also ``.csv.gz``) and usually ``nodes.csv``: see
+      `read_graph_tables`, which takes the ``settings``;
+    - a folder with ``edge.csv.gz``, or ``raw/edge.csv.gz``: see `read_ogb`, which takes them there;
+    - ``.npz``: ``edges`` ``(E, 2)``, each undirected edge once; features as ``x`` ``(N, F)``, or ``x_indptr``,
+      ``x_indices``, ``x_shape`` and ``x_values``, empty where all are 1; classes ``y`` with -1 where one is missing, which
+      become the label ``"class"``; and ``NAME_idx``, sets of nodes. Nothing is unpickled;
+    - ``.pt``: a ``torch_geometric.data.Data`` as ``torch.save`` writes it, read with ``weights_only``; this needs the extra
+      ``graph``.
+
+    Raises:
+        InputError: naming the file, and the row where there is one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder, expected a graph")
+    if path.is_dir():
+        if (path / "edge.csv.gz").exists() or (path / "raw" / "edge.csv.gz").exists():
+            return read_ogb(path, **settings)
+        edges = [path / f"edges{suffix}" for suffix in SUFFIXES if (path / f"edges{suffix}").exists()]
+        if len(edges) != 1:
+            raise InputError(f"{path}: {len(edges)} tables of edges, expected one of edges.csv, edges.parquet, edge.csv.gz")
+        nodes = [path / f"nodes{suffix}" for suffix in SUFFIXES if (path / f"nodes{suffix}").exists()]
+        return read_graph_tables(edges[0], nodes[0] if nodes else None, **settings)
+    if settings:
+        raise InputError(f"{path}: settings {', '.join(settings)} are for tables, expected none")
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix == ".pt":
+        return _read_pyg(path)
+    raise InputError(f"{path}: unknown type of file, expected .npz, .pt, or a folder with tables")
+
+
+def _read_npz(path: Path) -> GraphData:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged, or not an npz file of plain arrays ({error})") from error
+    if "edges" not in arrays:
+        raise InputError(f"{path}: no array 'edges', expected one of shape (E, 2); found {', '.join(arrays) or 'none'}")
+    edges = torch.from_numpy(arrays["edges"].astype(np.int64))
+    features: torch.Tensor | CSR | None = None
+    if "x_indptr" in arrays:
+        rows, width = (int(size) for size in arrays["x_shape"])
+        offsets, columns = (torch.from_numpy(arrays[f"x_{part}"].astype(np.int64)) for part in ("indptr", "indices"))
+        values = torch.from_numpy(arrays["x_values"]).float() if len(arrays.get("x_values", ())) else None
+        if len(offsets) != rows + 1 or int(offsets[-1]) != len(columns):
+            raise InputError(
+                f"{path}: x_indptr does not fit x_shape and x_indices, expected rows + 1 offsets up to their number"
+            )
+        owner = torch.repeat_interleave(offsets.diff())
+        features = CSR.from_entries(owner, columns, (rows, width), values)
+    elif "x" in arrays:
+        features = torch.from_numpy(arrays["x"]).float()
+    labels = {"class": torch.from_numpy(arrays["y"].astype(np.int64))} if "y" in arrays else {}
+    known = [features.shape[0]] if features is not None else [len(label) for label in labels.values()]
+    nodes = known[0] if known else int(edges.max()) + 1
+    splits = {
+        name.removesuffix("_idx"): torch.from_numpy(array.astype(np.int64))
+        for name, array in arrays.items()
+        if name.endswith("_idx")
+    }
+    return GraphData(str(path), nodes, edges, features, labels, splits=splits)
+
+
+def _read_pyg(path: Path) -> GraphData:
+    pyg = optional("torch_geometric.data", "graph")
+    data_module = optional("torch_geometric.data.data", "graph")
+    storage = optional("torch_geometric.data.storage", "graph")
+    safe = [pyg.Data, data_module.DataEdgeAttr, data_module.DataTensorAttr, storage.GlobalStorage]
+    try:
+        with torch.serialization.safe_globals(safe):
+            data = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path}: damaged, or not a torch_geometric Data alone ({reason})") from error
+    if not isinstance(data, pyg.Data) or data.edge_index is None:
+        raise InputError(f"{path}: holds a {type(data).__name__}, expected a torch_geometric Data with edges")
+    return GraphData.from_pyg(data, str(path))
