@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
-from polytask.cost import count, macs
+from polytask.cost import Counts, count, macs
 from polytask.errors import InputError
 from polytask.shrink.folding import fold
 from polytask.shrink.groups import Group, Removed, Structure, find_structure
@@ -56,6 +57,11 @@ class Slimming:
 
     Raises `InputError` where no channels are of this kind.
 
+    Attributes:
+        structure: of the network now.
+        atoms: group by group.
+        macs: the network's multiply-accumulate operations now, for the example.
+
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
     >>> slimming = Slimming(network, torch.randn(1, 3, 4, 4))
     >>> slimming.atoms
@@ -72,12 +78,7 @@ class Slimming:
         self.network, self.inputs = network, inputs
         self.structure = find_structure(network, *inputs)
         self.atoms = find_atoms(network, self.structure, *inputs, norms=norms)
-        self._weighed = self._weigh()
-
-    @property
-    def macs(self) -> int:
-        """The network's multiply-accumulate operations now, for the example."""
-        return macs(self.network, *self.inputs)
+        self._look()
 
     def penalty(self) -> Tensor:
         """The priced sum of the factors' magnitudes, a scalar with a gradient; the number of atoms if all factors are 1."""
@@ -123,21 +124,28 @@ class Slimming:
             ranked += [(float(magnitudes[unit]), name, unit) for unit in order]
         ranked.sort()
 
+        def left(number: int) -> float:
+            return self.macs - self.saving(first(number))
+
         def first(number: int) -> dict[str, list[int]]:
             found: dict[str, list[int]] = {}
             for _, name, unit in ranked[:number]:
                 found.setdefault(name, []).append(unit)
             return found
 
-        number = bisect_left(range(len(ranked) + 1), True, key=lambda n: self._left(first(n)) <= budget)
-        if number > len(ranked):
-            least = self._left(first(len(ranked)))
+        # Atoms that share a layer save less together than apart: what they save apart says how many go at least.
+        apart = list(accumulate((self._each[name] for _, name, _ in ranked), initial=0.0))
+        number = bisect_left(apart, self.macs - budget)
+        if number < len(apart) and left(number) > budget:
+            number = bisect_left(range(len(apart)), True, lo=number + 1, key=lambda n: left(n) <= budget)
+        if number == len(apart):
+            least = left(len(ranked))
             raise InputError(f"a budget of {budget:,.0f} operations, and {least:,.0f} are left with one atom in each group")
         return first(number)
 
     def saving(self, removed: Removed) -> int:
         """The operations that removing these atoms saves."""
-        return self.macs - self._left(removed)
+        return self.macs - macs(remove(self.network, self.structure, removed), *self.inputs) if removed else 0
 
     def remove(
         self,
@@ -168,16 +176,16 @@ class Slimming:
             remove(network, self.structure, removed, optimizer=own, inplace=True)
         masks = masks.without(self.structure, removed)
         self.structure = self.structure.after(removed)
-        self._weighed = self._weigh()
+        self._look()
         return masks
 
-    def _left(self, removed: Removed) -> int:
-        return macs(remove(self.network, self.structure, removed), *self.inputs)
-
-    def _weigh(self) -> tuple[list[nn.Module], Tensor]:
-        """The norms, and the price of each of their factors; 0 for channels that are no atoms."""
+    def _look(self) -> None:
+        """Count the network as it is: its operations and those of each atom; and the price of each factor of its norms."""
+        counts = count(self.network, *self.inputs)
+        self.macs = counts.total.macs
+        self._each = {atoms.group: _operations(self.structure[atoms.group], counts) for atoms in self.atoms}
         prices = [a.price * (_units(self.structure[a.group], a.norm) >= 0) for a in self.atoms]
-        return [self.network.get_submodule(atoms.norm) for atoms in self.atoms], torch.cat(prices)
+        self._weighed = [self.network.get_submodule(atoms.norm) for atoms in self.atoms], torch.cat(prices)
 
 
 def find_atoms(network: nn.Module, structure: Structure, *inputs: Any, norms: str = "*") -> tuple[Atoms, ...]:
@@ -189,12 +197,7 @@ def find_atoms(network: nn.Module, structure: Structure, *inputs: Any, norms: st
         scales = [m.layer for m in group.members if m.role == "scale" and fnmatchcase(m.layer, norms)]
         scales = [name for name in scales if isinstance(network.get_submodule(name), _BatchNorm)]
         if len(makers) == 1 and scales:
-            each = 0.0
-            for member in group.members:
-                if member.makes or member.role == "in":
-                    share = float((member.units >= 0).sum()) / len(member.units)
-                    each += counts.modules.get(member.layer, counts.total).macs * share / group.units
-            found.append((group, scales[-1], each))
+            found.append((group, scales[-1], _operations(group, counts)))
     if not found:
         raise InputError(
             f"{type(network).__name__}: no channels that one layer makes are followed by a batch norm called {norms!r}, "
@@ -213,6 +216,16 @@ def ramp(time: float, value: float, free: float = 0.0, warm: float = 25.0) -> fl
     if time >= warm:
         return value
     return value * max(time - free, 0) / (warm - free)
+
+
+def _operations(group: Group, counts: Counts) -> float:
+    """Those of one of its units, in all layers that make, filter or read it."""
+    total = 0.0
+    for member in group.members:
+        if member.makes or member.role == "in":
+            share = float((member.units >= 0).sum()) / len(member.units)
+            total += counts.modules.get(member.layer, counts.total).macs * share / group.units
+    return total
 
 
 def _units(group: Group, norm: str) -> Tensor:
