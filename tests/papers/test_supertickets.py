@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_without_penalty_and_sparsity_it_is_plain_training() -> None:
 
 def test_a_penalty_alone_is_a_search_that_shrinks_the_network() -> None:
     model = network()
-    found = run(model, epochs=6, rho=0.5, final=0.0, threshold=0.05)
+    found = run(model, lambda epoch: 2 * [(X, Y)], epochs=6, rho=0.5, final=0.0, threshold=0.05)
     costs = [drawn.macs for drawn in found]
     assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0]
     again = network()
@@ -144,9 +145,7 @@ def test_what_is_pruned_comes_back_unless_it_is_frozen() -> None:
         back[connectivity] = claim.came_back(found)
         masks = [drawn.ticket.masks.keep for drawn in found]
         if connectivity == "frozen":
-            assert all(
-                (later[name] <= mask).all() for a, b in zip(masks, masks[1:]) for name, mask in a.items() for later in [b]
-            )
+            assert all((later[name] <= mask).all() for a, later in pairwise(masks) for name, mask in a.items())
     assert back["frozen"] == 0 and back["changing"] > 0 and back["reset"] > 0
 
 

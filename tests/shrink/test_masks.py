@@ -152,7 +152,21 @@ def test_effective_masks_of_tied_weights_and_of_others() -> None:
         masks.effective(nn.Linear(3, 3)).__enter__()
 
 
-def test_effective_masks_compile_once_for_each() -> None:
+def test_effective_masks_in_a_wrapper_for_several_processes(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = network()
+        wrapped, masks = nn.parallel.DistributedDataParallel(model), magnitude_masks(model, 0.6)
+        with masks.effective(model):
+            wrapped(torch.randn(4, 1, 4, 4)).square().sum().backward()
+        for name, mask in masks.keep.items():
+            gradient = model.get_parameter(name).grad
+            assert gradient is not None and (gradient[~mask] == 0).all() and (gradient[mask] != 0).any()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_effective_masks_compile_for_each() -> None:
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 4)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     compiled(x)

@@ -49,7 +49,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     over.set_xlabel("share of weights pruned")
     over.set_ylabel("test accuracy, %")
     over.legend(frameon=False, fontsize=8, loc="lower left")
-    over.set_title("MNIST, equal steps and operations", loc="left", fontsize=10)
+    over.set_title("MNIST, equal steps", loc="left", fontsize=10)
     _bars(beside, [[m[f"{arm} {MAIN}"] for m in seeds] for arm in PRUNED], list(PRUNED.values()), first=3)
     beside.set_title(f"MNIST at {MAIN:.0%}", loc="left", fontsize=10)
     _bars(moved, [[m[arm] for m in seeds] for arm in MOVED], list(MOVED.values()), first=1)
