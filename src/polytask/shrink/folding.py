@@ -53,7 +53,7 @@ def fold(network: nn.Module, structure: Structure, removed: Removed, *inputs: An
         if isinstance(module, _BatchNorm):
             module.running_mean.add_(excess)  # type: ignore[union-attr]
         else:
-            module.bias.sub_(excess)  # type: ignore[operator,union-attr]
+            module.bias.sub_(excess)  # type: ignore[operator]
             tensor -= excess.reshape([-1 if dim == along else 1 for dim in range(tensor.ndim)])
 
     for copied, look in ((whole.eval(), record), (cut, correct)):

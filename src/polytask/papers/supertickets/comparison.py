@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,7 +85,7 @@ def two_in_one_arms(
     runs += [(connectivity, connectivity, MAIN) for connectivity in ("frozen", "reset")]
     for arm, connectivity, sparsity in runs:
         network = copy.deepcopy(start)
-        times = {"interval": 1, "final": sparsity, "connectivity": connectivity, "reuse": True}
+        times: dict[str, Any] = {"interval": 1, "final": sparsity, "connectivity": connectivity, "reuse": True}
         drawn = fitted(network, train, INTERVALS, seed, **searched(INTERVALS), **times)
         last, name = drawn[-1], f"{arm} {sparsity}"
         kept[name] = last, network
@@ -147,7 +148,7 @@ def transfer(
 ) -> dict[str, float]:
     """MNIST's ticket on clothes, beside random masks of its weights, and a ticket found on the clothes."""
     network = copy.deepcopy(start)
-    times = {"interval": 1, "final": MAIN, "reuse": True}
+    times: dict[str, Any] = {"interval": 1, "final": MAIN, "reuse": True}
     own = fitted(network, clothes, INTERVALS, seed, **searched(INTERVALS), **times)[-1].ticket
     torch.manual_seed(seed)
     random = Ticket.of(stored, shuffled(moved.ticket.masks))

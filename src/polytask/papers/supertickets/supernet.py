@@ -49,9 +49,11 @@ class Architecture:
         return self.stages[-1][1]
 
 
-def convolution(sizes: Architecture, before: int, after: int, kernel: int, stride: int = 1, **more: int) -> nn.Sequential:
+def convolution(
+    sizes: Architecture, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     """A convolution without a bias, a batch norm, ReLU."""
-    conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False, **more)
+    conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(after, sizes.eps, sizes.momentum), nn.ReLU())
 
 

@@ -83,6 +83,9 @@ def two_in_one(
 ) -> list[Drawn]:
     """Train a network, and draw a ticket at each interval; the network itself is left smaller, with all its stored weights.
 
+    At the end of an epoch atoms are removed first, then weights are pruned and a ticket is drawn, as in the authors' code.
+    There a kernel goes whose atoms are all dead; here one of them stays, so that modules keep their names.
+
     Args:
         network: any module; what `polytask.shrink.Slimming` asks for, unless ``rho`` is 0 and there is no budget.
         losses: from the network, as ``wrap`` gives it, and a batch to each task's loss; their sum is minimised.
