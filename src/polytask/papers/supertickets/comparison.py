@@ -43,7 +43,7 @@ FILES = tuple(
     for part in parts
     for what in ("images-idx3", "labels-idx1")
 )
-TRAIN, VALIDATION, TEST = 4000, 1000, 3000
+TRAIN, VALIDATION, TEST = 4000, 1000, 2000
 SPARSITIES, MAIN = (0.5, 0.7, 0.9), 0.9
 """Shares of weights that are pruned, and the one at which everything is compared."""
 

@@ -1,7 +1,7 @@
 """The claims' data, networks and training.
 
 A supernet of two branches (strides 4 and 8, 16 and 32 channels, kernels 3 and 5, expansion 2: maps of 7x7 and 4x4 have no
-room for the paper's 7x7 kernels) learns 4,000 of MNIST's digits; 3,000 test digits are reported. All arms take the same
+room for the paper's 7x7 kernels) learns 4,000 of MNIST's digits; 2,000 test digits are reported. All arms take the same
 number of steps with the same optimizer. All but the plain network have the same operations, 60 % of the supernet's, and the
 same share of weights left, counted over all convolutions and linear layers. The paper's 350 epochs with an interval of 25
 are 14 intervals here: the sparsity 0.9 is reached after nine of them. The search is over after seven. Batch norms are
