@@ -1,12 +1,13 @@
-"""Weights that are set to zero one by one: masks by magnitude, schedules, fine-tuning under masks, and a sparse file."""
+"""Weights that are left out one by one: masks by score, schedules, training under masks, and a sparse file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import safetensors
@@ -18,6 +19,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from polytask.errors import InputError
 from polytask.files import replacing
+from polytask.shrink.groups import Removed, Structure
+
+Scope: TypeAlias = Literal["global", "layer"]
+"""Whether scores are compared over all weights together, or within each parameter."""
 
 _FORMAT = "polytask-sparse-1"
 
@@ -82,6 +87,44 @@ class Masks:
             for hook in hooks:
                 hook.remove()
 
+    @contextmanager
+    def effective(self, network: nn.Module) -> Iterator[None]:
+        """Within the block ``network`` computes with the weights that are kept alone, and stores all of them as they are.
+
+        What the network computes gives the others a gradient of exactly 0; decay and momentum may still move their stored
+        values, by which masks that are chosen later can bring them back, where `held` would have set them to zero.
+        Parameters, their names and optimizers are what they were: modules that own masked parameters have a class of their
+        own meanwhile, which reads them masked, under autocast, in a wrapper for several processes and when compiled. Trace
+        the network (`find_structure`) and remove channels outside the block.
+
+        Raises `InputError` for masks that do not fit, and for recurrent layers, which do not read weights by their names.
+        """
+        hidden = {id(parameter): ~mask.to(parameter.device) for parameter, mask in self._pairs(network)}
+        owners = []
+        for name, module in network.named_modules():
+            own = {key: hidden[id(p)] for key, p in module._parameters.items() if id(p) in hidden}
+            if own and isinstance(module, nn.RNNBase):
+                raise InputError(f"{name}: {type(module).__name__} takes no effective masks: use Masks.held")
+            if own:
+                owners.append((module, own))
+        before = [(module, type(module)) for module, _ in owners]
+        for module, own in owners:
+            readers = {key: property(partial(_read, key, hidden)) for key, hidden in own.items()}
+            module.__class__ = type(type(module).__name__, (type(module),), readers)
+        try:
+            yield
+        finally:
+            for module, kind in before:
+                module.__class__ = kind
+
+    def without(self, structure: Structure, removed: Removed) -> Masks:
+        """The masks of the network that lost these units of its groups, as `remove` takes them out."""
+        keep = dict(self.keep)
+        for (name, dim), gone in structure.places(removed).items():
+            if name in keep:
+                keep[name] = keep[name].index_select(dim, torch.nonzero(~gone).flatten().to(keep[name].device))
+        return Masks(keep)
+
     def __or__(self, other: Masks) -> Masks:
         return Masks({name: mask | other.keep[name] for name, mask in self.keep.items() if name in other.keep})
 
@@ -98,7 +141,12 @@ class Masks:
         return [(known[name], mask) for name, mask in self.keep.items()]
 
 
-def magnitude_masks(network: nn.Module, sparsity: float, scope: Literal["global", "layer"] = "global") -> Masks:
+def maskable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that masks are for, by name: those of two dimensions or more; not biases, norms and other vectors."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.ndim > 1}
+
+
+def magnitude_masks(network: nn.Module, sparsity: float, scope: Scope = "global") -> Masks:
     """Masks that leave out the weights of smallest magnitude; biases, norms and other vectors are whole.
 
     Args:
@@ -106,17 +154,26 @@ def magnitude_masks(network: nn.Module, sparsity: float, scope: Literal["global"
         sparsity: the share to leave out, 0 up to 1: ``round(sparsity * weights)`` exactly; of equal magnitudes the first.
         scope: over all weights together, or of each parameter the same share.
     """
+    return masks_by_score({name: weight.detach().abs() for name, weight in maskable(network).items()}, sparsity, scope)
+
+
+def masks_by_score(scores: Mapping[str, Tensor], sparsity: float, scope: Scope = "global") -> Masks:
+    """Masks that leave out the weights of smallest score.
+
+    Args:
+        scores: of each weight, by the parameter's name, in its shape.
+        sparsity, scope: as for `magnitude_masks`.
+    """
     if not 0 <= sparsity <= 1 or scope not in ("global", "layer"):
         raise InputError(f"sparsity {sparsity}, scope {scope!r}: expected 0 up to 1, and 'global' or 'layer'")
-    weights = {name: p.detach().abs().flatten().cpu() for name, p in network.named_parameters() if p.ndim > 1}
-    shapes = {name: p.shape for name, p in network.named_parameters()}
+    flat = {name: values.detach().flatten().cpu() for name, values in scores.items()}
     if scope == "layer":
-        return Masks({name: _largest(values, sparsity).reshape(shapes[name]) for name, values in weights.items()})
-    if not weights:
+        return Masks({name: _largest(values, sparsity).reshape(scores[name].shape) for name, values in flat.items()})
+    if not flat:
         return Masks({})
-    every = _largest(torch.cat([values.float() for values in weights.values()]), sparsity)
-    parts = torch.split(every, [len(values) for values in weights.values()])
-    return Masks({name: part.reshape(shapes[name]) for name, part in zip(weights, parts, strict=True)})
+    every = _largest(torch.cat([values.float() for values in flat.values()]), sparsity)
+    parts = torch.split(every, [len(values) for values in flat.values()])
+    return Masks({name: part.reshape(scores[name].shape) for name, part in zip(flat, parts, strict=True)})
 
 
 def cubic(step: int, steps: int, final: float, initial: float = 0.0) -> float:
@@ -130,12 +187,28 @@ def cubic(step: int, steps: int, final: float, initial: float = 0.0) -> float:
     return final + (initial - final) * left**3
 
 
+def stepwise(epoch: int, interval: int = 25, final: float = 0.9, parts: int = 10) -> float:
+    """The sparsity after an epoch, counted from 0, of pruning in equal parts.
+
+    ``min(floor((epoch + 1) / interval) / parts, final)``, as in SuperTickets' code (You et al., ECCV 2022).
+
+    >>> [stepwise(epoch) for epoch in (23, 24, 49, 74, 224, 349)]
+    [0.0, 0.1, 0.2, 0.3, 0.9, 0.9]
+    """
+    return min((epoch + 1) // interval / parts, final)
+
+
 def save_sparse(network: nn.Module, masks: Masks, path: Path | str) -> None:
     """Write the tensors of ``network`` to a safetensors file: of masked parameters a bit for each weight, and the values
     that are kept. The file is whole or absent."""
+    write_sparse(network.state_dict(), masks, path, {})
+
+
+def write_sparse(state: Mapping[str, Tensor], masks: Masks, path: Path | str, about: Mapping[str, str]) -> None:
+    """Write tensors by name as `save_sparse` does, and ``about`` beside them."""
     tensors: dict[str, Tensor] = {}
     shapes = {}
-    for name, value in network.state_dict().items():
+    for name, value in state.items():
         value = value.detach().cpu().contiguous()
         if name in masks.keep:
             kept = masks.keep[name].cpu()
@@ -145,7 +218,7 @@ def save_sparse(network: nn.Module, masks: Masks, path: Path | str) -> None:
         else:
             tensors[name] = value.clone()
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {"format": _FORMAT, **shapes})
+        safetensors.torch.save_file(tensors, temporary, {**about, "format": _FORMAT, **shapes})
 
 
 def load_sparse(path: Path | str) -> tuple[dict[str, Tensor], Masks]:
@@ -153,6 +226,11 @@ def load_sparse(path: Path | str) -> tuple[dict[str, Tensor], Masks]:
 
     Raises `InputError` for a file that is missing, truncated, or of another kind.
     """
+    return read_sparse(path)[:2]
+
+
+def read_sparse(path: Path | str) -> tuple[dict[str, Tensor], Masks, dict[str, str]]:
+    """As `load_sparse`, and what else the file says of itself."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             about = file.metadata() or {}
@@ -175,7 +253,14 @@ def load_sparse(path: Path | str) -> tuple[dict[str, Tensor], Masks]:
             state[base] = torch.zeros(shape, dtype=values.dtype).masked_scatter(mask, values)
         elif part != "values" or not base:
             state[name] = value
-    return state, Masks(keep)
+    return state, Masks(keep), about
+
+
+def _read(name: str, hidden: Tensor, module: nn.Module) -> Tensor:
+    """What a module with effective masks has as its parameter."""
+    parameter = module._parameters[name]
+    assert parameter is not None
+    return parameter.masked_fill(hidden.to(parameter.device), 0)
 
 
 def _largest(values: Tensor, sparsity: float) -> Tensor:
