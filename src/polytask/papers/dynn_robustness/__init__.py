@@ -138,7 +138,7 @@ PAPER = Paper(
         ),
         _lower(
             name="shallow",
-            statement="attacks on a static network carry over less to it with its first early exit alone than with its third",
+            statement="attacks on a static network carry over less to it with a first early exit alone than with a third",
             method="static to ic first",
             baseline="static to ic third",
             claimed="number and place of exits change robustness against attacks on the static network",
@@ -151,7 +151,7 @@ PAPER = Paper(
             baseline="sdn noise",
             margin=50,
             claimed="the exits are an attack surface of their own; figures were not seen",
-            comment="alpha is chosen on 16 held-out images; 300 steps, where the authors take up to 1000.",
+            comment="alpha is chosen on 24 held-out images; 300 steps, where the authors take up to 1000.",
         ),
         _higher(
             name="early attack, exits alone",

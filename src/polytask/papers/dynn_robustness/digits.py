@@ -41,7 +41,7 @@ DEPTHS, THRESHOLD = (2, 3, 4), 0.9
 RADIUS, STEP, STEPS = 0.2, 0.04, 15
 ATTACKED = 300
 """Images for attacks within a budget."""
-EARLY, CHOICE = 50, 16
+EARLY, CHOICE = 40, 24
 """Images for EarlyAttack, and held-out images for the choice of its alpha."""
 
 Images = tuple[Tensor, Tensor]
