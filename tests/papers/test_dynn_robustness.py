@@ -212,7 +212,7 @@ def test_the_papers_settings() -> None:
 
 def test_a_small_run_of_the_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder_with(digits.FILES)
-    small = {"TRAIN": 1500, "HELD": 300, "TEST": 300, "EPOCHS": 1, "STEPS": 2, "ATTACKED": 10, "EARLY": 4, "CHOICE": 2}
+    small = {"TRAIN": 1000, "HELD": 300, "TEST": 300, "EPOCHS": 1, "STEPS": 2, "ATTACKED": 10, "EARLY": 4, "CHOICE": 2}
     for name, value in small.items():
         monkeypatch.setattr(digits, name, value)
     monkeypatch.setattr(early, "STEPS", 3)
