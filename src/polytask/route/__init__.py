@@ -15,7 +15,7 @@ from polytask.route.choice import (
     sweep,
 )
 from polytask.route.dispatch import dispatch
-from polytask.route.early_exit import EarlyExit, Exited, calibrate, confidence
+from polytask.route.early_exit import EarlyExit, Exited, calibrate, confidence, efficacy, exit_costs
 from polytask.route.encoders import NGramFeatures, SentenceFeatures, TextEncoder, text_encoders
 from polytask.route.endpoint import Endpoint, EndpointFailure
 from polytask.route.expert import Example, Expert, Losses, answering, predicting, scoring
@@ -23,8 +23,11 @@ from polytask.route.goals import FLAGS, Wish, normalised_costs, parse_flags, wei
 from polytask.route.language_model import bits_per_character
 from polytask.route.monitor import Monitor
 from polytask.route.regression import fit_hidden, fit_rows
+from polytask.route.robustness import early_fooled, early_only, fooling, slowing, view
 from polytask.route.router import Decision, Router
+from polytask.route.shallow_deep import MixedPool, exit_loss, exit_weights, internal_classifier
 from polytask.route.table import Failure, LossTable
+from polytask.route.temperatures import fit_temperatures
 
 __all__ = [
     "FLAGS",
@@ -42,6 +45,7 @@ __all__ = [
     "Front",
     "LossTable",
     "Losses",
+    "MixedPool",
     "Monitor",
     "NGramFeatures",
     "Router",
@@ -57,9 +61,18 @@ __all__ = [
     "choosing",
     "confidence",
     "dispatch",
+    "early_fooled",
+    "early_only",
+    "efficacy",
+    "exit_costs",
+    "exit_loss",
+    "exit_weights",
     "fit_hidden",
     "fit_rows",
+    "fit_temperatures",
+    "fooling",
     "incurred",
+    "internal_classifier",
     "normalised_costs",
     "order",
     "parse_flags",
@@ -68,9 +81,11 @@ __all__ = [
     "regret",
     "scoring",
     "selection_accuracy",
+    "slowing",
     "soft_choice",
     "sweep",
     "text_encoders",
+    "view",
     "watched_choices",
     "weighted_costs",
 ]
