@@ -89,7 +89,7 @@ def test_in_the_end_samples_fit_what_they_may_cost() -> None:
     chosen = choose(found, evaluate, goals, samples=6, costs=costs)
     probable = {json.dumps(configuration) for configuration in chosen.probable.values()}
     asked = [trial.values["cost"] for trial in chosen.trials if json.dumps(trial.configuration) not in probable]
-    assert len(asked) == 10 and sorted(set(asked)) in ([2, 3, 5], [3, 5], [2, 5])
+    assert len(chosen.trials) == 12 and sorted(set(asked)) in ([2, 3, 5], [3, 5], [2, 5])
     assert chosen.chosen["left"].values["left"] == max(t.values["left"] for t in chosen.trials if 2 <= t.values["cost"] <= 3)
     assert found.logits.abs().max() == 0
 
