@@ -21,7 +21,9 @@ def rounded(width: float) -> int:
     return nearest + 8 if nearest < 0.95 * width else nearest
 
 
-def conv(before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1, padding: int | None = None) -> list[nn.Module]:
+def conv(
+    before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1, padding: int | None = None
+) -> list[nn.Module]:
     """A convolution without bias, and its batch norm."""
     padding = kernel // 2 if padding is None else padding
     return [nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(after)]
@@ -186,7 +188,8 @@ _G = (
     Stage(288, 5, 1, 2, 6, True),
 )
 SIZES: dict[str, tuple[int, *tuple[Stage, ...]]] = {"A": _A, "B": _A, "C": _C, "D": _D, "E": _E, "F": _F, "G": _G}
-"""The width of the first convolution, and the stages, of the authors' release; B is A on larger images."""
+"""The width of the first convolution, and the stages, of the authors' release; B is A on larger images. Its table counts the
+weights of convolutions and linear layers alone, 8,542,224 for A, and among operations those of pooling too."""
 
 
 class FBNetV3(nn.Module):
@@ -195,7 +198,7 @@ class FBNetV3(nn.Module):
     >>> import torch
     >>> with torch.device("meta"):
     ...     network = FBNetV3("A")
-    >>> sum(parameter.numel() for parameter in network.parameters())
+    >>> sum(weight.numel() for weight in network.parameters() if weight.ndim > 1)  # without batch norms and biases
     8542224
     """
 

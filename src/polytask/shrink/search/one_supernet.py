@@ -112,7 +112,7 @@ class OneRun(nn.Module):
 
     @torch.no_grad()
     def _learn(self, row: Rows, losses: Mapping[str, Tensor], costs: Mapping[str, float]) -> None:
-        values = {**{task: float(loss) for task, loss in losses.items()}, **costs}
+        values = {**{task: loss.item() for task, loss in losses.items()}, **costs}
         like = self.waiting.quality
         quality, penalty = (
             torch.tensor([[each(goal, values) for goal in self.goals.values()]]).to(like)
