@@ -174,6 +174,7 @@ def _fabric(world: int) -> Any:
     return made
 
 
+@pytest.mark.soak
 def test_several_processes_sample_for_themselves_and_learn_together(tmp_path: Path) -> None:
     ends = together(in_several, 2, tmp_path)
     assert ends[0]["seen"] != ends[1]["seen"]
