@@ -214,33 +214,39 @@ def test_validation_measures_batch_norms_anew_and_changes_nothing() -> None:
     assert found["task1"] == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_a_whole_run_finds_what_each_task_needs() -> None:
-    """One task is linear in what it is given, and the other needs the block: blocks cost, so that the first leaves them."""
+class Opposed(nn.Module):
+    """A weight for each task, to be learned; the first block helps one task and harms the other, the second only costs."""
 
-    class Nonlinear(Switched):
-        def losses(self, batch: Any, configuration: dict[str, Any]) -> dict[str, Tensor]:
-            x, targets = batch
-            self.seen.append(configuration)
-            y = x + torch.relu(self.blocks["first"](x)) if configuration["first"] else x
-            return {f"task{t}": (head(y)[:, 0] - targets[f"task{t}"]).square().mean() for t, head in enumerate(self.heads)}
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(2))
 
+    def losses(self, batch: Any, configuration: dict[str, Any]) -> dict[str, Tensor]:
+        harmed = float(configuration["first"])
+        apart = (self.weights - 1).square() + batch[0].square().mean()
+        return {"task0": apart[0] + harmed, "task1": apart[1] + 1 - harmed}
+
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        return self.parameters()
+
+
+def test_a_whole_run_learns_the_weights_and_each_tasks_network() -> None:
     torch.manual_seed(0)
-    x = torch.randn(512, 4)
-    data = pt.Examples(x, {"task0": x[:, 0] - x[:, 1], "task1": 2 * x[:, 0].abs()})
-    goals = {f"task{t}": Goal(f"task{t}", "lower", cost="parts", target=0.5, weight=0.8) for t in range(2)}
+    goals = {f"task{t}": Goal(f"task{t}", "lower", cost="parts", target=1.0, weight=2.0) for t in range(2)}
 
     def costs(configuration: dict[str, Any]) -> dict[str, float]:
-        return {"parts": float(sum(configuration.values()))}
+        return {"parts": float(configuration["first"] + 2 * configuration["second"])}
 
-    network = Nonlinear()
-    run = OneRun(network, MultiTaskReinforce(Distributions(SPACE, goals), samples=8, lr=2.0), goals, costs, warm_up=100)
-    pt.fit(run, data, steps=260, batch_size=64, lr=1e-2)
+    network = Opposed()
+    run = OneRun(network, MultiTaskReinforce(Distributions(SPACE, goals), samples=8, lr=2.0), goals, costs, warm_up=20)
+    pt.fit(run, examples(), steps=150, batch_size=16, lr=5e-2)
     chosen = [SPACE.configuration(row) for row in run.reinforce.distributions.most_probable()]
     assert chosen == [{"first": False, "second": False}, {"first": True, "second": False}]
-    measure = Validated(network, [data[:256]], [data[256:]], costs)
-    free = {task: Goal(task, "lower") for task in goals}
-    found = choose(run.reinforce.distributions, measure, free, samples=2)
-    assert found.chosen["task1"].configuration["first"] and len(found.trials) == 4
+    assert (run.reinforce.distributions.probabilities().amax(-1) > 0.9).all()
+    torch.testing.assert_close(network.weights.detach(), torch.ones(2), rtol=0, atol=0.05)
+    measure = Validated(network, [examples()[:32]], [examples()[32:]], costs)
+    found = choose(run.reinforce.distributions, measure, goals, samples=2)
+    assert [found.chosen[task].configuration for task in goals] == chosen and len(found.trials) == 4
 
 
 def test_what_does_not_fit_is_refused() -> None:
