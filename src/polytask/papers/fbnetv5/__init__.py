@@ -52,8 +52,6 @@ _AGAINST = {
     "random": ("random", "than random search, which shares its evaluations too", "not in its summary"),
 }
 
-_COUNTED = "the weights of convolutions and linear layers as the authors' table counts them, and batch norms and biases"
-
 
 PAPER = Paper(
     slug="fbnetv5",
@@ -105,8 +103,19 @@ PAPER = Paper(
         ),
     ),
     scales=tuple(
-        Scale(name=f"FBNetV3-{size}, ImageNet", build=partial(FBNetV3, size), parameters=parameters, source=_COUNTED)
-        for size, parameters in (("A", 8_598_464), ("C", 9_973_800), ("E", 10_772_872), ("G", 16_623_888))
+        Scale(
+            name=f"FBNetV3-{size}, ImageNet",
+            build=partial(FBNetV3, size),
+            parameters=parameters,
+            source=f"the authors' table, which counts {weights} weights of convolutions and linear layers; here with batch "
+            "norms and biases",
+        )
+        for size, weights, parameters in (
+            ("A", "8,542,224", 8_598_464),
+            ("C", "9.91 M", 9_973_800),
+            ("E", "10.70 M", 10_772_872),
+            ("G", "16.51 M", 16_623_888),
+        )
     ),
     plot=plot,
 )

@@ -67,7 +67,12 @@ class Table:
         rows = table.select(numbers).rows(named=True)
         self.cells: dict[str, dict[str, float]] = dict(zip(table["arch"], rows, strict=True))
         self.goals = {
-            task: Goal(f"acc_{task}", cost=f"lat_{device}", target=table[f"lat_{device}"].quantile(QUANTILE), weight=WEIGHT)
+            task: Goal(
+                f"acc_{task}",
+                cost=f"lat_{device}",
+                target=float(np.quantile(table[f"lat_{device}"].to_numpy(), QUANTILE)),
+                weight=WEIGHT,
+            )
             for task, device in DEVICES.items()
         }
         self.deviations = {task: float(np.std(table[f"acc_{task}"].to_numpy())) for task in DEVICES}

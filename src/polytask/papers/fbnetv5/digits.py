@@ -23,7 +23,7 @@ TASKS = {"digit": "accuracy", "ink": "r2", "foreground": "f1"}
 """Which digit, how much of the image is inked, and which pixels are: main metrics, in percent."""
 TRAIN, HELD_OUT, TEST = 3000, 384, 2000
 """Images to train on, to choose networks on, and to report on."""
-STEPS, WARM_UP, RETRAINED, BATCH, RATE = 400, 120, 120, 32, 5e-3
+STEPS, WARM_UP, RETRAINED, BATCH, RATE = 360, 120, 100, 32, 5e-3
 """Of a search, those of them for weights alone, and of training from scratch; images a step, and the learning rate."""
 SHARE = 0.5
 """What a task's network may cost, of the whole network's operations."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,7 +71,7 @@ class InvertedResidual(nn.Module):
         self.project = nn.Sequential(*conv(mid, after))
         self.residual = stride == 1 and before == after
         if self.residual:
-            nn.init.zeros_(self.project[1].weight)  # an identity at first
+            nn.init.zeros_(cast(nn.BatchNorm2d, self.project[1]).weight)  # an identity at first
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, before, H, W)`` to ``(N, after, H / stride, W / stride)``."""

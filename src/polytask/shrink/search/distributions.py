@@ -123,7 +123,8 @@ class Distributions(Precise):
 
     def entropy(self) -> Tensor:
         """``(T,)``: the entropy in nats, the sum over all genes, whether a network uses them or not."""
-        return torch.special.entr(self.probabilities()).sum((1, 2))
+        entropies: Tensor = torch.special.entr(self.probabilities()).sum((1, 2))
+        return entropies
 
     def move(self, step: Tensor) -> None:
         """Add ``step`` ``(T, G, O)`` to the logits, within the limit. Entries without an option do not matter."""

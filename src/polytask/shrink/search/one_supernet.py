@@ -61,7 +61,7 @@ class OneRun(nn.Module):
 
     def __init__(
         self,
-        network: Any,
+        network: Supernetwork,
         reinforce: MultiTaskReinforce,
         goals: Mapping[str, Goal],
         costs: Costs | None = None,
@@ -76,7 +76,8 @@ class OneRun(nn.Module):
             raise InputError("a goal has a cost, expected costs=, a function of a configuration")
         if warm_up < 0:
             raise InputError(f"warm_up {warm_up}, expected a number of calls, at least 0")
-        self.network, self.reinforce = network, reinforce
+        self.network: Any = network
+        self.reinforce = reinforce
         self.goals, self.costs, self.warm_up, self.weigh = dict(goals), costs, warm_up, weigh
         self.tasks = tasks
         self.waiting = _Waiting(reinforce.samples, len(reinforce.distributions.space.names), len(tasks))
@@ -172,7 +173,9 @@ class Validated:
         costs: further numbers of a configuration.
     """
 
-    def __init__(self, network: Any, batches: Iterable[Any], calibration: Iterable[Any], costs: Costs | None = None) -> None:
+    def __init__(
+        self, network: Supernetwork, batches: Iterable[Any], calibration: Iterable[Any], costs: Costs | None = None
+    ) -> None:
         self.at = _At(copy.deepcopy(network))
         self.batches, self.calibration, self.costs = list(batches), list(calibration), costs
         if not self.batches or not self.calibration:
