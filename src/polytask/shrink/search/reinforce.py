@@ -106,13 +106,13 @@ class MultiTaskReinforce(Precise):
         Args:
             rows: ``(S, G)``, the networks, drawn from the mixture as it is now.
             quality: ``(S, T)``, of each network for each task; higher is better. A task does not learn from a network for
-                which it has NaN, as where an evaluation failed.
+                which its reward is not finite, as where an evaluation failed.
             penalty: ``(S, T)`` too, what is taken off the quality, standardised or not.
         """
         like = self.distributions.logits
         quality = torch.as_tensor(quality).to(like).T
         penalty = torch.as_tensor(penalty).to(like).expand(quality.T.shape).T
-        known = ~(quality + penalty).isnan()
+        known = (quality + penalty).isfinite()
         ratios = self.ratios(rows) * known
         parts = [torch.where(known, part, 0.0) for part in (quality, penalty)]
         scale = self._scale(parts[0], known)
