@@ -271,6 +271,19 @@ def test_control_arms_are_what_they_say() -> None:
     assert not torch.equal(unweighed.distributions.logits[0], unweighed.distributions.logits[1])
 
 
+def test_random_networks_cost_as_much_and_are_others() -> None:
+    made = claim.network(TASKS)
+    costs = Costs(made, torch.empty(1, 1, 28, 28))
+    for configuration in drawn(made, 3):
+        others = claim.alike(costs, "size", configuration, np.random.default_rng(0))
+        parts = {tuple(made.used(each)[0]) for each in (configuration, *others)}
+        assert len(others) == 5 and len(parts) == 6
+        share = [costs(each)["size macs"] / costs(configuration)["size macs"] for each in others]
+        assert share == pytest.approx([1.0] * 5, abs=0.2)
+    some = claim.alike(costs, "size", configuration, np.random.default_rng(1))
+    assert some != others  # at random
+
+
 @pytest.mark.soak
 def test_a_tiny_run_measures_all_that_the_claims_and_the_plot_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = folder_with([*claim.FILES, *table_claim.FILES])
@@ -281,7 +294,7 @@ def test_a_tiny_run_measures_all_that_the_claims_and_the_plot_need(monkeypatch: 
     found = {**claim.measure_digits(0, folder), **table_claim.measure_cells(0, folder)}
     assert found["whole macs"] == 1 and found["one run macs"] <= claim.SHARE
     for task in claim.TASKS:
-        assert found[f"random {task} macs"] == pytest.approx(found[f"one run {task} macs"], rel=0.1)
+        assert found[f"random {task} macs"] == pytest.approx(found[f"one run {task} macs"], rel=0.2)
     measured = {0: found, 1: {name: value + 0.1 * len(name) for name, value in found.items()}}
     assert all(stated.judge(measured) for stated in PAPER.claims)
     assert PAPER.plot is not None

@@ -34,7 +34,7 @@ WEIGHT, SAMPLES, LR = 2.0, 12, 2.0
 FINALS = 4
 """Networks that are measured for each task in the end."""
 RANDOM = 5
-"""Networks drawn at random for each task, that cost as much as what was found to within a tenth."""
+"""Networks drawn at random for each task, among those that cost about as much as what was found."""
 ARMS = {
     "one run": "one run for all tasks",
     "apart": "a run for each task",
@@ -105,17 +105,19 @@ def retrained(
 
 
 def alike(costs: Costs, name: str, configuration: Configuration, random: np.random.Generator) -> list[Configuration]:
-    """At most `RANDOM` other networks that cost this task as much to within a tenth, each network once."""
+    """`RANDOM` other networks that cost this task as much to within a tenth; the nearest where there are fewer."""
     space = costs.network.space
-    wanted, parts = costs(configuration)[f"{name} macs"], costs.network.used(configuration)[0]
-    known, found = {tuple(parts)}, []
+    wanted = costs(configuration)[f"{name} macs"]
+    others: dict[tuple[str, ...], Configuration] = {}  # by the parts that run: each network once
     for row in space.distinct(space.size, (), random):
         other = space.configuration(row)
-        key = tuple(costs.network.used(other)[0])
-        if key not in known and abs(costs(other)[f"{name} macs"] / wanted - 1) <= 0.1:
-            known.add(key)
-            found.append(other)
-    return found[:RANDOM]
+        others.setdefault(tuple(costs.network.used(other)[0]), other)
+    del others[tuple(costs.network.used(configuration)[0])]
+
+    def beside(other: Configuration) -> float:
+        return max(0.0, abs(costs(other)[f"{name} macs"] / wanted - 1) - 0.1)
+
+    return sorted(others.values(), key=beside)[:RANDOM]
 
 
 def measure_digits(seed: int, data: Path) -> Measurements:
