@@ -64,8 +64,8 @@ PAPER = Paper(
             _cells(
                 name=f"{name}, {kind}",
                 statement=f"after {cells.BUDGET} evaluations of cells one run leaves less regret in {what} {than}",
-                method=f"one run{suffix}",
-                baseline=f"{arm}{suffix}",
+                method=f"cells one run{suffix}",
+                baseline=f"cells {arm}{suffix}",
                 claimed=claimed,
                 comment="NAS-Bench-201, three tasks on three devices: percentage points, mean over tasks. The settings of "
                 "each way of searching are chosen for it alone, on other seeds.",

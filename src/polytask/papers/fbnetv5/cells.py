@@ -113,14 +113,13 @@ def run(table: Table, arm: str, seed: int, budget: int, samples: int, lr: float)
 
 
 def measure_cells(seed: int, data: Path) -> Measurements:
-    """Regrets in percentage points of accuracy: ``"ARM"``, the mean over tasks of the most probable cells, and ``"ARM
-    best"`` of the best measured, each with the settings chosen for it; and by task, ``"ARM TASK"`` and ``"ARM TASK
-    best"``."""
+    """Regrets in percentage points of accuracy: ``"cells ARM"``, the mean over tasks of the most probable cells, and
+    ``"cells ARM best"`` of the best measured, each with the settings chosen for it; and by task, ``"cells ARM TASK"``."""
     table = Table(data)
     measured: dict[str, float] = {}
     for arm in ARMS:
         for what, settings in SETTINGS.items():
             found = run(table, arm, seed, BUDGET, *settings.get(arm, (1, 1.0)))[what]
-            measured |= {f"{arm} {task}{what}": value for task, value in found.items()}
-            measured[arm + what] = float(np.mean(list(found.values())))
+            measured |= {f"cells {arm} {task}{what}": value for task, value in found.items()}
+            measured[f"cells {arm}{what}"] = float(np.mean(list(found.values())))
     return measured

@@ -41,7 +41,8 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
 
 def _rows(axes: Axes, measurements: Mapping[int, Measurements], arms: Sequence[str], what: str, title: str) -> None:
     for row, arm in enumerate(arms):
-        found = [m[arm + what] for m in measurements.values() if arm + what in m]
+        name = f"cells {arm}{what}"
+        found = [m[name] for m in measurements.values() if name in m]
         axes.plot(found, [row] * len(found), ".", color="0.65", markersize=5)
         axes.plot(sum(found) / len(found), row, "o", color="#0072b2" if row == 0 else "#d55e00", markersize=8)
     axes.set_xlim(left=0)
