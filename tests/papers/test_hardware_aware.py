@@ -12,6 +12,7 @@ from tests.papers.real_data import folder_with
 from torch.utils.flop_counter import FlopCounterMode
 
 from polytask.errors import InputError
+from polytask.papers._nasbench201 import EDGES
 from polytask.papers.hardware_aware import (
     PAPER,
     SPACE,
@@ -23,7 +24,7 @@ from polytask.papers.hardware_aware import (
     prediction,
 )
 from polytask.papers.hardware_aware.architecture import rounded
-from polytask.papers.hardware_aware.data import EDGES, EVALUATIONS, REFERENCE, evaluations, latencies, networks, run
+from polytask.papers.hardware_aware.data import EVALUATIONS, REFERENCE, evaluations, latencies, networks, run
 from polytask.papers.hardware_aware.once_for_all import trees
 from polytask.pareto import hypervolume
 from polytask.share.slimmable import recalibrate

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from polytask.claim import Measurements
-from polytask.papers.hardware_aware.data import CELLS, EDGES, cells
+from polytask.papers._nasbench201 import CELLS, EDGES, cells
 from polytask.pareto import fronts, hypervolume
 from polytask.shrink.search import LINAS, NSGA2, Found, Random, Strategy, search
 from polytask.shrink.search.space import Configuration

@@ -1,4 +1,4 @@
-"""What was measured: sub-networks of Once-for-All on ImageNet and on GPUs, and every cell of NAS-Bench-201."""
+"""What was measured: sub-networks of Once-for-All on ImageNet and on GPUs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from polytask.papers.hardware_aware.architecture import SPACE, Architecture
-from polytask.shrink.search import Found, Space, Trial
+from polytask.shrink.search import Found, Trial
 from polytask.shrink.search.found import Direction
 from polytask.shrink.search.space import Rows
 
 EVALUATIONS = "ofa_mbv3_search/mbv3_w10_evaluations.csv.gz"
 LATENCIES = "ofa_mbv3_search/ofa_mbv3_latency.csv.gz"
-CELLS = "nasbench201_hw/nasbench201_hw.csv.gz"
 
 OBJECTIVES: Mapping[str, Direction] = {"top1": "higher", "macs": "lower"}
 REFERENCE = {"top1": 70.0, "macs": 600e6}
 """The worst that counts, in percent and multiply-accumulates."""
-
-EDGES = Space({f"edge{i}": list("01234") for i in range(6)})
-"""The cells of NAS-Bench-201: for each of six edges nothing, a skip, a 1x1 or a 3x3 convolution, or average pooling."""
 
 
 def evaluations(data: Path) -> pl.DataFrame:
@@ -60,13 +56,8 @@ def latencies(data: Path) -> tuple[NDArray[np.float64], dict[str, NDArray[np.flo
     return features, {name.removeprefix("lat_"): table[name].to_numpy() for name in columns}
 
 
-def cells(data: Path) -> pl.DataFrame:
-    """All 15,625 cells of NAS-Bench-201: ``arch``, accuracies on three data sets in percent, and latencies."""
-    return _read(data / CELLS)
-
-
 def _read(path: Path) -> pl.DataFrame:
-    digits = dict.fromkeys(("ks", "e", "d", "arch"), pl.String)
+    digits = dict.fromkeys(("ks", "e", "d"), pl.String)
     header = pl.read_csv(path, n_rows=0).columns
     return pl.read_csv(path, schema_overrides={name: kind for name, kind in digits.items() if name in header})
 
