@@ -210,6 +210,7 @@ def test_the_papers_settings() -> None:
     train(tiny(), pt.Examples(images, {"half": labels}), [0.3, 0.8], epochs=1, batch_size=32, **settings)
 
 
+@pytest.mark.soak
 def test_a_small_run_of_the_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder_with(digits.FILES)
     small = {"TRAIN": 1000, "HELD": 300, "TEST": 300, "EPOCHS": 1, "STEPS": 2, "ATTACKED": 10, "EARLY": 4, "CHOICE": 2}

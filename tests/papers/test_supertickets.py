@@ -63,7 +63,7 @@ def run(
     ("build", "parameters", "auxiliary", "blocks", "gmacs"),
     [
         (imagenet, 13_339_772, 95_904, 67, 2.423),
-        (lambda: segmentation(19), 10_200_091, 89_856, 61, 5.918),
+        pytest.param(lambda: segmentation(19), 10_200_091, 89_856, 61, 5.918, marks=pytest.mark.soak),
     ],
 )
 def test_the_supernet_is_the_authors(build: Any, parameters: int, auxiliary: int, blocks: int, gmacs: float) -> None:

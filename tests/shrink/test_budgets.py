@@ -59,38 +59,40 @@ def shrunk(**settings: object) -> Shrinking:
     return shrink(network, x[:1], losses=losses, metrics=metrics, higher_is_better=better, **chosen)  # type: ignore[arg-type]
 
 
-def test_a_table_over_budgets() -> None:
-    found = shrunk(floors={"size": "-90%"})
-    assert [round(row.budget / found.whole, 2) for row in found.rows] == [0.8, 0.5]
-    assert all(row.cost <= row.budget and not row.below for row in found.rows)
-    row = found.within(0.5 * found.whole)
-    assert row is found.rows[1] is found.reachable and row.share <= 0.5
+@pytest.fixture(scope="module")
+def free() -> Shrinking:
+    """A table whose floors forbid nothing."""
+    return shrunk(floors={"size": "-90%"})
+
+
+def test_a_table_over_budgets(free: Shrinking) -> None:
+    assert [round(row.budget / free.whole, 2) for row in free.rows] == [0.8, 0.5]
+    assert all(row.cost <= row.budget and not row.below for row in free.rows)
+    row = free.within(0.5 * free.whole)
+    assert row is free.rows[1] is free.reachable and row.share <= 0.5
     assert sum(p.numel() for p in row.network.parameters()) < 20 * 4 + 24 * 20 + 24 * 12 + 24 + 20 + 24 + 12 + 2
 
 
-def test_floors_forbid_budgets_and_say_what_can_be_had() -> None:
-    free = shrunk()
+def test_floors_forbid_budgets_and_say_closely_what_can_be_had(free: Shrinking) -> None:
     between = sum(row.metrics["size"] for row in free.rows) / 2
-    found = shrunk(floors={"size": str(between)}, closer=0)
-    assert [row.below for row in found.rows] == [(), ("size",)]
+    found = shrunk(floors={"size": str(between)}, closer=2)
+    assert [row.budget for row in found.rows] == sorted((row.budget for row in found.rows), reverse=True)
+    assert len(found.rows) == 4 and found.rows[0].below == () and found.rows[-1].below == ("size",)
+    assert [found.rows[0].cost, found.rows[-1].cost] == [row.cost for row in free.rows]
+    forbidden = max(row.cost for row in found.rows if row.below)
+    assert found.reachable is not None
+    assert 0 < found.reachable.cost - forbidden < 0.4 * (free.rows[0].cost - free.rows[1].cost)
     with pytest.raises(
-        InputError, match=r"0\.50x, cannot be met with these floors; there size is .*was reached is .*0\.[78]\dx"
+        InputError, match=r"0\.50x, cannot be met with these floors; there size is .*was reached is .*0\.\d\dx"
     ):
         found.within(0.5 * found.whole)
     with pytest.raises(InputError, match="the whole model"):
-        shrunk(floors={"size": "1.0"}, closer=0).within(0.5 * found.whole)
-    closer = shrunk(floors={"size": str(between)})
-    assert len(closer.rows) == 5 and closer.reachable is not None and found.reachable is not None
-    assert closer.reachable.cost < found.reachable.cost
-    forbidden = max(row.cost for row in closer.rows if row.below)
-    assert 0 < closer.reachable.cost - forbidden < 0.25 * (found.reachable.cost - found.rows[-1].cost)
-    assert [row.budget for row in closer.rows] == sorted((row.budget for row in closer.rows), reverse=True)
-    assert len(shrunk(floors={"size": "-90%"}).rows) == 2  # the budget can be met
+        shrunk(floors={"size": "1.0"}, closer=0, shares=()).within(0.5 * found.whole)
 
 
 def test_fine_tuning_comes_before_judgement() -> None:
     tuned: list[torch.nn.Module] = []
-    found = shrunk(finetune=tuned.append)
+    found = shrunk(finetune=tuned.append, shares=())
     assert tuned == [row.network for row in found.rows]
 
 
