@@ -179,6 +179,8 @@ def _signed(parameter: Parameter) -> str:
 def _plain(value: Any) -> Any:
     """As JSON has it, without what is as it would be by default."""
     kind = type(value)
+    if kind in _SIMPLE:
+        return value
     if kind in _DEFAULTS:
         found = vars(value)
         changed = ((name, found[name]) for name, default in _DEFAULTS[kind] if found[name] is not default)
@@ -190,6 +192,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+_SIMPLE = {str, int, float, bool, type(None)}
 _DEFAULTS = {kind: [(one.name, one.default) for one in fields(kind)] for kind in (Document, Parameter, Endpoint)}
 
 

@@ -54,6 +54,7 @@ class Registry:
             if self.path != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, timeout=wait, isolation_level=None, check_same_thread=False)
+            self._base.execute("pragma cache_size = -65536")  # 64 MiB at most: names come in no order
             self._prepare()
 
     def _prepare(self) -> None:
