@@ -151,8 +151,8 @@ PAPER = Paper(
             baseline="sdn noise",
             margin=50,
             claimed="the exits are an attack surface of their own; figures were not seen",
-            comment="alpha is chosen on 24 held-out images, of three; 300 steps, each three times as long as the authors', who "
-            "take 1000. The settings were chosen after a look at seeds 0 to 2.",
+            comment="alpha is chosen on 24 held-out images, of three; 300 steps, each three times as long as the authors', "
+            "who take 1000. The settings were chosen after a look at seeds 0 to 2.",
         ),
         _higher(
             name="early attack, exits alone",

@@ -12,8 +12,8 @@ Networks exit at a confidence of 0.9. Attacks are on test images that all four g
 and follow the margin of the logits: on a network with exits that of the exit that fires, and for transfer that of the sum of
 all exits too. What is measured of EarlyAttack is in `polytask.papers.dynn_robustness.early`.
 
-The radius, the rate and steps of EarlyAttack and its alphas were chosen after a look at runs of seeds 0 to 2, which are among the
-claims' seeds: that EarlyAttack succeeds is a little easier to find so. No claim's direction was chosen.
+The radius, the rate and steps of EarlyAttack and its alphas were chosen after a look at runs of seeds 0 to 2, which are
+among the claims' seeds: that EarlyAttack succeeds is a little easier to find so. No claim's direction was chosen.
 """
 
 from __future__ import annotations
