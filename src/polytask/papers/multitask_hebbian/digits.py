@@ -25,13 +25,13 @@ from polytask.papers.multitask_hebbian.patterns import (
     pattern_losses,
     random_states,
 )
-from polytask.papers.multitask_hebbian.synthetic import PROTOCOLS, needed, one_step
+from polytask.papers.multitask_hebbian.synthetic import PROTOCOLS, one_step
 
 PATTERNS, DIGITS, SHOWN, SWEEPS = 3, 8, 100, 20
 DILUTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 MILD, MIDDLE, STRONG = 0.2, 0.5, 0.7
-EXAMPLES, MOST, OVERLAP, STARTS = (1, 2, 3, 5, 10, 50), 50, 0.9, 20
-"""Numbers of examples; the one where dilutions are compared; the overlap that is asked for; random states that relax."""
+EXAMPLES, STARTS = (1, 3, 10, 50), 20
+"""Numbers of examples, dilutions being compared at the last; and random states that relax."""
 
 
 def digit_patterns(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +51,7 @@ def digit_patterns(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         parts = []
         for label in torch.randperm(10, generator=generator)[:DIGITS]:
             shown, rest = by_class[label][:SHOWN], by_class[label][SHOWN:]
-            chosen = shown[torch.randperm(SHOWN, generator=generator)[:MOST]]
+            chosen = shown[torch.randperm(SHOWN, generator=generator)[: EXAMPLES[-1]]]
             archetype = torch.where(rest.mean(0) >= 0, 1.0, -1.0)
             order, signs = torch.randperm(64, generator=generator), random_states(1, 64, generator)
             parts.append(torch.cat([archetype[None], chosen])[:, order] * signs)
@@ -66,8 +66,9 @@ def measure(seed: int, data: Path) -> Measurements:
 
     ``sum`` is their sum, ``raised`` how many are above half of the largest, ``evenness`` the smallest over the largest;
     ``to hierarchy`` and ``to equal`` the distance of their shares from those of ``d^(k-1)`` and of equal ones. ``shuffled`` has
-    the sites of the couplings permuted. ``"PROTOCOL overlap at M"`` and ``needed`` are as in `measure_theory`, at the mild
-    dilution; losses are sums over patterns of the quadratic loss to the nearer of pattern and mirror image, at the middle one.
+    the sites of the couplings permuted. ``"PROTOCOL sum"`` is the mean over dilutions, ``"PROTOCOL overlap"`` that over numbers
+    of examples of the overlaps at the mild dilution, which are as in `measure_theory`. Losses are sums over patterns of the
+    quadratic loss to the nearer of pattern and mirror image, at the middle dilution.
     """
     patterns, examples, blank = digit_patterns(seed)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -89,7 +90,8 @@ def measure(seed: int, data: Path) -> Measurements:
         seen = [learn((examples * kept[:, None])[:, :count]) for count in EXAMPLES]
         overlaps = [one_step(network, patterns * kept, generator) for network in seen]
         found |= {f"{name} overlap at {count}": value for count, value in zip(EXAMPLES, overlaps, strict=True)}
-        found[f"{name} needed"] = needed(EXAMPLES, overlaps, OVERLAP)
+        found[f"{name} overlap"] = sum(overlaps) / len(overlaps)
+        found[f"{name} sum"] = sum(found[f"{name} sum at {dilution}"] for dilution in DILUTIONS) / len(DILUTIONS)
     return found | _losses(patterns * (blank >= MIDDLE), examples * (blank >= MIDDLE)[:, None], generator)
 
 

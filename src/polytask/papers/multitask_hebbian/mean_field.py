@@ -15,18 +15,33 @@ from torch import Tensor
 from polytask.errors import InputError
 
 
-def columns(patterns: int, dilution: Tensor | float) -> tuple[Tensor, Tensor]:
-    """All columns ``(3^K, K)`` of -1, 0 and 1, and the probability of each, ``(..., 3^K)`` for dilutions ``(...)``."""
+def columns(patterns: int) -> Tensor:
+    """All columns of -1, 0 and 1, ``(3^K, K)``."""
     if not 1 <= patterns <= 10:
         raise InputError(f"{patterns} patterns, expected 1 to 10: a sum over 3^K columns is taken")
-    each = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.double)] * patterns).view(-1, patterns)
-    active = each.abs().sum(1)
+    return torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.double)] * patterns).view(-1, patterns)
+
+
+def odds(patterns: int, dilution: Tensor | float) -> Tensor:
+    """The probability of each of the `columns` of ``K`` patterns, ``(..., 3^K)`` for dilutions ``(...)``."""
+    active = columns(patterns).abs().sum(1)
     d = torch.as_tensor(dilution, dtype=torch.double)[..., None]
-    return each, ((1 - d) / 2) ** active * d ** (patterns - active)
+    return ((1 - d) / 2) ** active * d ** (patterns - active)
+
+
+def counted_odds(patterns: Tensor) -> Tensor:
+    """How often each of the `columns` occurs in patterns ``(K, N)``, as a share: ``(3^K,)``.
+
+    With these instead of `odds` the equations are those of a network with just these patterns. Close to a transition that
+    makes a difference for many thousands of spins.
+    """
+    place = 3.0 ** torch.arange(len(patterns) - 1, -1, -1, dtype=torch.double)
+    which = (place @ (patterns.double() + 1)).long()
+    return torch.bincount(which, minlength=3 ** len(patterns)).double() / patterns.shape[1]
 
 
 def solve(
-    start: Tensor, dilution: Tensor | float, temperature: Tensor | float = 0.0, steps: int = 20_000, accuracy: float = 1e-10
+    start: Tensor, odds: Tensor, temperature: Tensor | float = 0.0, steps: int = 20_000, accuracy: float = 1e-10
 ) -> Tensor:
     """The solution that iterating the equations reaches from ``start``, ``(..., K)``, in double precision.
 
@@ -35,12 +50,12 @@ def solve(
 
     Args:
         start: magnetisations ``(..., K)``.
-        dilution, temperature: numbers, or tensors of shape ``(...)``. A temperature is ``1 / beta``.
+        odds: of the columns, ``(..., 3^K)``: `odds` or `counted_odds`.
+        temperature: ``1 / beta``, a number or ``(...)``.
         steps: the most iterations.
         accuracy: the change of a magnetisation below which they end.
     """
-    each, odds = columns(start.shape[-1], dilution)
-    t = torch.as_tensor(temperature, dtype=torch.double)[..., None]
+    each, t = columns(start.shape[-1]), torch.as_tensor(temperature, dtype=torch.double)[..., None]
     m = start.double()
     for _ in range(steps):
         after = (odds * _aligned(m @ each.T, t)) @ each
@@ -57,14 +72,14 @@ def _aligned(fields: Tensor, temperature: Tensor) -> Tensor:
     return torch.where(temperature > 0, (fields / temperature.clamp(min=1e-300)).tanh(), fields.sign())
 
 
-def stability(m: Tensor, dilution: float, temperature: float) -> float:
+def stability(m: Tensor, odds: Tensor, temperature: float) -> float:
     """The largest eigenvalue of the iteration's Jacobian at ``m``, ``(K,)``: below 1 the solution is stable.
 
-    ``beta E[xi xi^T (1 - tanh^2)]``, at a temperature above 0.
+    ``beta E[xi xi^T (1 - tanh^2)]``, at a temperature above 0; ``odds`` as for `solve`.
     """
     if not temperature > 0:
         raise InputError(f"temperature = {temperature}, expected above 0")
-    each, odds = columns(len(m), dilution)
+    each = columns(len(m))
     slope = 1 - (each @ m.double() / temperature).tanh() ** 2
     return float(torch.linalg.eigvalsh((each.T * odds * slope) @ each / temperature)[-1])
 
@@ -82,9 +97,7 @@ def critical_dilution(patterns: int) -> float:
     """
     if patterns < 3:
         return 1.0
-    low, high = 0.5, 1 - 1e-9
-    # Between 1/2 and 1 the function falls from above 0 to below 0, and comes back to 0 at 1.
-    high = min(high, (2 / patterns) ** (1 / (patterns - 1)))
+    low, high = 0.5, (2 / patterns) ** (1 / (patterns - 1))  # above 0, and where it is least
     while high - low > 1e-14:
         middle = (low + high) / 2
         low, high = (middle, high) if 1 - 2 * middle + middle**patterns > 0 else (low, middle)
@@ -101,10 +114,10 @@ def parallel(patterns: int, dilution: float, temperature: float = 0.0, steps: in
 
     At zero temperature ``E|S| / K``. It solves the equations at any dilution, but need not be stable.
     """
-    each, odds = columns(patterns, dilution)
-    total, t, m = each.sum(1), torch.tensor(temperature, dtype=torch.double), 1.0
+    total, t, m = columns(patterns).sum(1), torch.tensor(temperature, dtype=torch.double), 1.0
+    weighted = odds(patterns, dilution) * total / patterns
     for _ in range(steps):
-        after = float((odds * total * _aligned(m * total, t)).sum()) / patterns
+        after = float((weighted * _aligned(m * total, t)).sum())
         if abs(after - m) < 1e-13:
             break
         m = after
@@ -116,7 +129,7 @@ def phase_diagram(patterns: int, dilutions: Sequence[float], temperatures: Seque
     d = torch.tensor(dilutions, dtype=torch.double)[:, None].expand(-1, len(temperatures))
     t = torch.tensor(temperatures, dtype=torch.double).expand(len(dilutions), -1)
     start = torch.stack([hierarchical(patterns, float(value)) for value in dilutions])[:, None].expand(-1, len(t[0]), -1)
-    return solve(start, d, t, steps, accuracy=1e-8)
+    return solve(start, odds(patterns, d), t, steps, accuracy=1e-8)
 
 
 def evenness(m: Tensor) -> Tensor:
