@@ -164,7 +164,7 @@ PAPER = Paper(
         ),
         _digits(
             name="no teacher, few examples",
-            statement="without a teacher the overlap after a step is less than 0.02 below that with one, over 1 to 50 examples",
+            statement="without a teacher the overlap after a step is less than 0.02 below that with one, for 1 to 50 examples",
             method="unsupervised overlap",
             baseline="supervised overlap",
             better="higher",
@@ -197,7 +197,7 @@ PAPER = Paper(
             baseline="tolerance",
             better="lower",
             claimed="Monte Carlo confirms the theory",
-            comment="20,000 spins, the mean over four dilutions and three temperatures. Close to transitions finite networks "
+            comment="20,000 spins, mean over four dilutions and three temperatures. Close to transitions finite networks "
             "differ more from infinite ones: the patterns' own frequencies of columns count.",
         ),
     ),

@@ -1,8 +1,8 @@
 """The claims on handwritten digits: a pattern is eight digits side by side, and the network sees images of them.
 
-scikit-learn's digits are -1 and 1 at half of the ink. A pattern joins eight classes, ``N = 512``; its examples join images of
-these classes, 100 of each class being set aside for that; the pattern itself, which the network never sees, is the sign of the
-mean of all other images. Each digit's pixels are permuted and change sign in a way of its own, the same for its
+scikit-learn's digits are -1 and 1 at half of the ink. A pattern joins eight classes, ``N = 512``; its examples join images
+of these classes, 100 of each class being set aside for that; the pattern itself, which the network never sees, is the sign
+of the mean of all other images. Each digit's pixels are permuted and change sign in a way of its own, the same for its
 examples: without this all digits have the same dark margin, and all patterns are nearly one. Last come the blanks.
 
 States start at the hierarchical state of the patterns, and relax for at most `SWEEPS` sweeps at zero temperature.
@@ -65,10 +65,10 @@ def measure(seed: int, data: Path) -> Measurements:
     """Of a dilution and a protocol, ``"PROTOCOL m1 at 0.2"`` and so on are magnetisations with the unseen patterns.
 
     ``sum`` is their sum, ``raised`` how many are above half of the largest, ``evenness`` the smallest over the largest;
-    ``to hierarchy`` and ``to equal`` the distance of their shares from those of ``d^(k-1)`` and of equal ones. ``shuffled`` has
-    the sites of the couplings permuted. ``"PROTOCOL sum"`` is the mean over dilutions, ``"PROTOCOL overlap"`` that over numbers
-    of examples of the overlaps at the mild dilution, which are as in `measure_theory`. Losses are sums over patterns of the
-    quadratic loss to the nearer of pattern and mirror image, at the middle dilution.
+    ``to hierarchy`` and ``to equal`` the distance of their shares from those of ``d^(k-1)`` and of equal ones. ``shuffled``
+    has the sites of the couplings permuted. ``"PROTOCOL sum"`` is the mean over dilutions, ``"PROTOCOL overlap"`` that over
+    numbers of examples of the overlaps at the mild dilution, which are as in `measure_theory`. Losses are sums over patterns
+    of the quadratic loss to the nearer of pattern and mirror image, at the middle dilution.
     """
     patterns, examples, blank = digit_patterns(seed)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -87,17 +87,15 @@ def measure(seed: int, data: Path) -> Measurements:
         found |= _described(f"shuffled {{}} at {dilution}", shuffled, archetypes, start, dilution)
     kept = blank >= MILD
     for name, learn in PROTOCOLS.items():
-        seen = [learn((examples * kept[:, None])[:, :count]) for count in EXAMPLES]
-        overlaps = [one_step(network, patterns * kept, generator) for network in seen]
+        networks = [learn((examples * kept[:, None])[:, :count]) for count in EXAMPLES]
+        overlaps = [one_step(network, patterns * kept, generator) for network in networks]
         found |= {f"{name} overlap at {count}": value for count, value in zip(EXAMPLES, overlaps, strict=True)}
         found[f"{name} overlap"] = sum(overlaps) / len(overlaps)
         found[f"{name} sum"] = sum(found[f"{name} sum at {dilution}"] for dilution in DILUTIONS) / len(DILUTIONS)
     return found | _losses(patterns * (blank >= MIDDLE), examples * (blank >= MIDDLE)[:, None], generator)
 
 
-def _described(
-    name: str, network: HebbianNetwork, patterns: Tensor, start: Tensor, dilution: float
-) -> dict[str, float]:
+def _described(name: str, network: HebbianNetwork, patterns: Tensor, start: Tensor, dilution: float) -> dict[str, float]:
     m = magnetisations(patterns, relax(network.sweeper(), start, SWEEPS)).double()
     largest = m.max()
     shares = m / m.sum()
@@ -118,7 +116,7 @@ def _losses(patterns: Tensor, examples: Tensor, generator: Generator) -> dict[st
     random = random_states(STARTS, patterns.shape[1], generator)
     single = torch.stack([hierarchical_state(patterns[k % PATTERNS][None], generator) for k in range(STARTS)])
     states = {"random": random, "relaxed": relax(network.sweeper(), random), "single": single}
-    found = {}
+    found: dict[str, float] = {}
     for name, some in states.items():
         loss = torch.minimum(*pattern_losses(patterns, some)).sum(1)
         found |= {f"{name} loss": float(loss.mean()), f"{name} energy": float(network.energy(some).mean()) / network.sites}

@@ -1,9 +1,9 @@
 """Monte Carlo of spins that are coupled by few factors: heat bath, one spin after another, many at a time.
 
 A sweep updates the spins in their order, each by the field of the others as they are then. A block of spins is updated at
-once, by the fields that they had before it, and again with what the block's earlier spins changed, until nothing changes: as a
-spin depends on earlier ones alone, what is left then is what one spin after another gives. Couplings within a block are weak,
-so that the first answer is nearly always the last.
+once, by the fields that they had before it, and again with what the block's earlier spins changed, until nothing changes:
+as a spin depends on earlier ones alone, what is left then is what one spin after another gives. Couplings within a block
+are weak, so that the first answer is nearly always the last.
 
 Fields are sums of whole numbers, and exact. A spin becomes 1 where its field is above a threshold, which is drawn: so the
 same thresholds give the same states, to the bit, whatever the block.
@@ -71,7 +71,7 @@ class Sweeper:
         return drawn.mul_(self.sites / (2 * beta * self.scale)).floor_().add_(0.5)
 
     def sweep(self, states: Tensor, thresholds: Tensor) -> Tensor:
-        """The states after one sweep with these thresholds: ``(N,)``, or ``(R, N)`` for chains that know nothing of others."""
+        """The states after one sweep with these thresholds: ``(N,)``, or ``(R, N)`` for ``R`` chains by themselves."""
         if states.shape[-1] != self.sites or states.ndim > 2 or thresholds.shape != states.shape:
             shapes = f"{tuple(states.shape)} and {tuple(thresholds.shape)}"
             raise InputError(f"states and thresholds: shapes {shapes}, expected both ({self.sites},) or (R, {self.sites})")

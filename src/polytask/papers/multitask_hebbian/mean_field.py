@@ -1,7 +1,7 @@
 """The self-consistency equations of few patterns in an infinite network, their closed forms, and the phase diagram.
 
-``m_mu = E_xi [xi^mu tanh(beta sum_nu xi^nu m_nu)]``: with ``K`` patterns a site is one of ``3^K`` columns, and the expectation is
-a sum over them. At zero temperature tanh is the sign.
+``m_mu = E_xi [xi^mu tanh(beta sum_nu xi^nu m_nu)]``: with ``K`` patterns a site is one of ``3^K`` columns, and the
+expectation is a sum over them. At zero temperature tanh is the sign.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def solve(
 ) -> Tensor:
     """The solution that iterating the equations reaches from ``start``, ``(..., K)``, in double precision.
 
-    Close to a transition iterations are slow; the solution is what ``steps`` of them give where a step still changes more than
-    ``accuracy``.
+    Close to a transition iterations are slow; the solution is what ``steps`` of them give where a step still changes more
+    than ``accuracy``.
 
     Args:
         start: magnetisations ``(..., K)``.

@@ -6,6 +6,8 @@ the sums over their examples where a teacher says which pattern an example is of
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -34,13 +36,13 @@ class HebbianNetwork(nn.Module):
         return self.factors.shape[1]
 
     def fields(self, states: Tensor) -> Tensor:
-        """``h_i = sum_j J_ij s_j`` of states ``(..., N)``, in double precision; a site where all factors are 0 has exactly 0."""
+        """``h_i = sum_j J_ij s_j`` of states ``(..., N)``, in double precision; exactly 0 where all factors are 0."""
         factors, states = self.factors.double(), states.double()
         whole = (states @ factors.T) @ factors - factors.square().sum(0) * states
         return whole * self.scale / self.sites
 
     def energy(self, states: Tensor) -> Tensor:
-        """``H = -1/2 sum_{i != j} J_ij s_i s_j`` of states ``(..., N)``, which grows with ``N``; ``(...)`` in double precision."""
+        """``H = -1/2 sum_{i != j} J_ij s_i s_j`` of states ``(..., N)``, in double precision; it grows with ``N``."""
         return -(self.fields(states) * states.double()).sum(-1) / 2
 
     def step(self, states: Tensor) -> Tensor:
@@ -60,9 +62,9 @@ def stored(patterns: Tensor) -> HebbianNetwork:
 def supervised(examples: Tensor, quality: float | None = None) -> HebbianNetwork:
     """Hebb's rule with a teacher, on the mean of each pattern's examples ``(K, M, N)``.
 
-    ``J_ij = (1 / (N R)) sum_mu mean_a(eta_i^{mu,a}) mean_a(eta_j^{mu,a})``, where ``R = r^2 + (1 - r^2) / M`` is the mean square
-    of these means at active sites. It is computed from ``quality``, ``r``, or else from the examples; it only sets the scale
-    of temperatures.
+    ``J_ij = (1 / (N R)) sum_mu mean_a(eta_i^{mu,a}) mean_a(eta_j^{mu,a})``, where ``R = r^2 + (1 - r^2) / M`` is the mean
+    square of these means at active sites. It is computed from ``quality``, ``r``, or else from the examples; it only sets the
+    scale of temperatures.
     """
     summed = _checked("examples", examples, 3).sum(1)
     return HebbianNetwork(summed, 1 / (_normaliser(examples, quality) * examples.shape[1] ** 2))
@@ -83,7 +85,7 @@ def estimated_quality(examples: Tensor) -> float:
     count = examples.shape[1]
     if count < 2:
         raise InputError(f"examples: {count} of each pattern, expected at least two to see how much they agree")
-    return max(0.0, (count * _normaliser(examples, None) - 1) / (count - 1)) ** 0.5
+    return math.sqrt(max(0.0, (count * _normaliser(examples, None) - 1) / (count - 1)))
 
 
 def _normaliser(examples: Tensor, quality: float | None) -> float:

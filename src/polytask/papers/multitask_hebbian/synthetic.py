@@ -23,7 +23,7 @@ from polytask.papers.multitask_hebbian.patterns import (
 )
 
 PATTERNS = 3
-SITES, DILUTIONS, TEMPERATURES, BEFORE, SWEEPS = 20_000, (0.2, 0.4, 0.55, 0.7), (0.0, 0.1, 0.2), 20, 20
+SITES, DILUTIONS, TEMPERATURES, BEFORE, SWEEPS = 20_000, (0.2, 0.4, 0.55, 0.7), (0.0, 0.1, 0.2), 100, 100
 TOLERANCE = 0.02
 """Of the Monte Carlo: sweeps before anything is measured, and sweeps that are measured; an error that counts as none."""
 LEARNING_SITES, DILUTION, QUALITY, EXAMPLES, OVERLAP = 5000, 0.25, 0.2, (12, 25, 50, 100, 200), 0.95
@@ -36,8 +36,8 @@ def measure_theory(seed: int, data: Path, sites: int = SITES, learning_sites: in
 
     Both start at the hierarchical state; the difference is that of the magnetisation which differs most, in the mean over
     dilutions and temperatures, and ``"monte carlo worst"`` the largest. ``"infinite error"`` is that to the solution for
-    infinitely many spins. ``"PROTOCOL overlap with M drawn"`` is the overlap one step after a pattern, over its active sites;
-    ``"PROTOCOL needed"`` how many examples an overlap of `OVERLAP` needs, in percent of what theory says.
+    infinitely many spins. ``"PROTOCOL overlap with M drawn"`` is the overlap one step after a pattern, over its active
+    sites; ``"PROTOCOL needed"`` how many examples an overlap of `OVERLAP` needs, in percent of what theory says.
     """
     generator = torch.Generator().manual_seed(seed)
     errors = torch.tensor([_errors(sites, d, t, generator) for d in DILUTIONS for t in TEMPERATURES])
