@@ -164,7 +164,7 @@ PAPER = Paper(
         ),
         _digits(
             name="no teacher, few examples",
-            statement="without a teacher the overlap after a step is less than 0.02 below that with one, for 1 to 50 examples",
+            statement="without a teacher the overlap after a step is less than 0.02 below that with one, from 1 to 50 examples",
             method="unsupervised overlap",
             baseline="supervised overlap",
             better="higher",

@@ -24,7 +24,7 @@ from polytask.errors import InputError
 
 Array = npt.NDArray[Any]
 
-BLOCK, HELD = 192, 2**26
+BLOCK, HELD = 256, 2**26
 """Spins in a block, unless the couplings within blocks would then be more numbers than this."""
 
 
@@ -55,7 +55,7 @@ class Sweeper:
         self.blocks = []
         for start in range(0, self.sites, step):
             x = self.columns[start : start + step]
-            self.blocks.append((slice(start, start + step), x, np.ascontiguousarray(x.T), np.tril(x @ x.T, -1)))
+            self.blocks.append((slice(start, start + step), x, np.ascontiguousarray(x.T), np.triu(x @ x.T, 1)))
 
     def thresholds(self, states: Tensor, beta: float = math.inf, generator: Generator | None = None) -> Tensor:
         """What the fields of states ``(..., N)``, in units of ``scale / N``, have to exceed: a half, never a whole number.
@@ -76,21 +76,30 @@ class Sweeper:
             shapes = f"{tuple(states.shape)} and {tuple(thresholds.shape)}"
             raise InputError(f"states and thresholds: shapes {shapes}, expected both ({self.sites},) or (R, {self.sites})")
         spins: Array = states.detach().cpu().numpy().T.astype(self.dtype, order="C")
-        sums = self.columns.T @ spins
+        one = np.ones((), self.dtype)
+        sums = self.columns.T.dot(spins)
         own = self.own if spins.ndim == 1 else self.own[:, None]
-        least = -own * spins - thresholds.detach().cpu().numpy().T.astype(self.dtype)
-        for rows, x, transposed, lower in self.blocks:
+        least = own * spins + thresholds.detach().cpu().numpy().T.astype(self.dtype)
+        for rows, x, transposed, later in self.blocks:
             before = spins[rows]
-            excess = x @ sums + least[rows]
-            change = np.copysign(1, excess) - before
+            excess = x.dot(sums) - least[rows]
+            change = np.copysign(one, excess) - before
             while True:
-                again = np.copysign(1, excess + lower @ change) - before
+                again = np.copysign(one, excess + _on_later(change, later)) - before
                 if again.tobytes() == change.tobytes():  # as array_equal, in a fifth of its time
                     break
                 change = again
-            sums += transposed @ change
+            sums += transposed.dot(change)
             before += change
         return torch.from_numpy(np.ascontiguousarray(spins.T)).to(states)
+
+
+def _on_later(change: Array, later: Array) -> Array:
+    """What changed spins of a block, ``(B,)`` or ``(B, R)``, add to the fields of its later ones."""
+    if change.ndim > 1:
+        return later.T.dot(change)
+    changed = change.nonzero()[0]  # few: their rows fit the cache, and all do not
+    return change.take(changed).dot(later.take(changed, 0))
 
 
 def heat_bath(

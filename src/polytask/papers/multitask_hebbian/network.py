@@ -63,8 +63,8 @@ def supervised(examples: Tensor, quality: float | None = None) -> HebbianNetwork
     """Hebb's rule with a teacher, on the mean of each pattern's examples ``(K, M, N)``.
 
     ``J_ij = (1 / (N R)) sum_mu mean_a(eta_i^{mu,a}) mean_a(eta_j^{mu,a})``, where ``R = r^2 + (1 - r^2) / M`` is the mean
-    square of these means at active sites. It is computed from ``quality``, ``r``, or else from the examples; it only sets the
-    scale of temperatures.
+    square of these means at active sites. It is computed from ``quality``, ``r``, or else from the examples; it only sets
+    the scale of temperatures.
     """
     summed = _checked("examples", examples, 3).sum(1)
     return HebbianNetwork(summed, 1 / (_normaliser(examples, quality) * examples.shape[1] ** 2))
