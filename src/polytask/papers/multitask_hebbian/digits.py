@@ -76,19 +76,18 @@ def measure(seed: int, data: Path) -> Measurements:
     for dilution in DILUTIONS:
         kept = blank >= dilution
         archetypes, seen = patterns * kept, examples * kept[:, None]
-        start = hierarchical_state(archetypes, generator)
+        start, cue = hierarchical_state(archetypes, generator), hierarchical_state(archetypes[:1], generator)
         for name, learn in PROTOCOLS.items():
             network = learn(seen)
             found |= _described(f"{name} {{}} at {dilution}", network, archetypes, start, dilution)
             if dilution in (MILD, STRONG):
-                cue = hierarchical_state(archetypes[:1], generator)
                 found |= _described(f"{name} {{}} from a cue at {dilution}", network, archetypes, cue, dilution)
         shuffled = HebbianNetwork(network.factors[:, torch.randperm(len(start), generator=generator)], float(network.scale))
         found |= _described(f"shuffled {{}} at {dilution}", shuffled, archetypes, start, dilution)
     kept = blank >= MILD
     for name, learn in PROTOCOLS.items():
         networks = [learn((examples * kept[:, None])[:, :count]) for count in EXAMPLES]
-        overlaps = [one_step(network, patterns * kept, generator) for network in networks]
+        overlaps = [one_step(network, patterns * kept, torch.Generator().manual_seed(seed)) for network in networks]
         found |= {f"{name} overlap at {count}": value for count, value in zip(EXAMPLES, overlaps, strict=True)}
         found[f"{name} overlap"] = sum(overlaps) / len(overlaps)
         found[f"{name} sum"] = sum(found[f"{name} sum at {dilution}"] for dilution in DILUTIONS) / len(DILUTIONS)

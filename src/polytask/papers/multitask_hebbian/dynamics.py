@@ -48,7 +48,7 @@ class Sweeper:
         size = factors.detach().double().abs().cpu()
         largest = float((size.sum(1) @ size).max())
         # Whole and half numbers up to the largest field have to be exact.
-        self.dtype = np.dtype(np.float32 if largest < 2**22 else np.float64)
+        self.dtype = np.dtype(np.float32 if largest < 2**23 else np.float64)
         self.columns: Array = np.ascontiguousarray(factors.detach().cpu().numpy().T.astype(self.dtype))
         self.own: Array = np.square(self.columns).sum(1)
         step = block or max(16, min(BLOCK, HELD // self.sites))
@@ -97,9 +97,11 @@ class Sweeper:
 def _on_later(change: Array, later: Array) -> Array:
     """What changed spins of a block, ``(B,)`` or ``(B, R)``, add to the fields of its later ones."""
     if change.ndim > 1:
-        return later.T.dot(change)
-    changed = change.nonzero()[0]  # few: their rows fit the cache, and all do not
-    return change.take(changed).dot(later.take(changed, 0))
+        added: Array = later.T.dot(change)
+    else:
+        changed = change.nonzero()[0]  # few: their rows fit the cache, and all do not
+        added = change.take(changed).dot(later.take(changed, 0))
+    return added
 
 
 def heat_bath(

@@ -69,7 +69,7 @@ def _overlaps(axes: Any, measurements: Mapping[int, Measurements]) -> None:
             rho = [dataset_entropy(r, count) for count in counts]
             axes.plot(rho, found, mark, color=colour, markersize=6, fillstyle="none", label=f"{title}, {words}")
     axes.set_xscale("log")
-    axes.set_xlabel("dataset entropy (fewer or worse examples to the right)")
+    axes.set_xlabel("dataset entropy")
     axes.set_title("overlap one step after the pattern", fontsize=10, loc="left")
 
 
@@ -81,6 +81,7 @@ def _phases(figure: Figure, axes: Any) -> None:
     axes.plot([0, 1], [1, 0], color="0.35", linewidth=1)
     axes.text(0.58, 0.62, "nothing is retrieved", color="0.35", fontsize=9)
     axes.plot([critical_dilution(PATTERNS)] * 2, [0, 0.035], color="#d55e00", linewidth=2.5, clip_on=False)
+    axes.text(0.6, 0.03, "hierarchy stable at zero temperature up to", color="white", fontsize=8, ha="right")
     axes.set_xlim(0, 0.98)
     axes.set_ylim(0, 1)
     axes.set_xlabel("part of each pattern that is blank")

@@ -47,7 +47,7 @@ def measure_theory(seed: int, data: Path, sites: int = SITES, learning_sites: in
     patterns = diluted_patterns(PATTERNS, learning_sites, DILUTION, generator)
     examples = noisy_examples(patterns, max(EXAMPLES), QUALITY, generator)
     for name, learn in PROTOCOLS.items():
-        overlaps = [one_step(learn(examples[:, :count], QUALITY), patterns, generator) for count in EXAMPLES]
+        overlaps = [one_step(learn(examples[:, :count], QUALITY), patterns, _again(seed)) for count in EXAMPLES]
         found |= {f"{name} overlap with {count} drawn": value for count, value in zip(EXAMPLES, overlaps, strict=True)}
         found[f"{name} needed"] = 100 * needed(EXAMPLES, overlaps, OVERLAP) / examples_needed(OVERLAP, QUALITY)
     return found
@@ -65,6 +65,11 @@ def _errors(sites: int, dilution: float, temperature: float, generator: Generato
         for each in (counted_odds(patterns), odds(PATTERNS, dilution))
     )
     return own, infinite
+
+
+def _again(seed: int) -> Generator:
+    """The same numbers for each network: they fill the same blanks with the same spins."""
+    return torch.Generator().manual_seed(seed + 1)
 
 
 def one_step(network: HebbianNetwork, patterns: Tensor, generator: Generator | None = None) -> float:
