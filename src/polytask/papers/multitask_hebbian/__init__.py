@@ -170,7 +170,7 @@ PAPER = Paper(
             better="higher",
             margin=-0.02,
             claimed="a teacher changes neither multitasking nor thresholds",
-            comment="Both stay below what signal to noise predicts: some pixels of a digit are much less certain than others.",
+            comment="Both stay below what signal to noise predicts: some pixels of a digit are less certain than others.",
         ),
         _digits(
             name="loss",
@@ -193,7 +193,7 @@ PAPER = Paper(
         ),
         _drawn(
             name="Monte Carlo",
-            statement="magnetisations differ by less than 0.02 from the self-consistency equations for the same patterns",
+            statement="magnetisations are within 0.02 of a solution of the self-consistency equations for the same patterns",
             method="monte carlo error",
             baseline="tolerance",
             better="lower",

@@ -79,9 +79,17 @@ def _phases(figure: Figure, axes: Any) -> None:
     image = axes.pcolormesh(dilutions, temperatures, even.T.numpy(), cmap="viridis", vmin=0, vmax=1, rasterized=True)
     figure.colorbar(image, ax=axes, label="smallest over largest magnetisation")
     axes.plot([0, 1], [1, 0], color="0.35", linewidth=1)
-    axes.text(0.58, 0.62, "nothing is retrieved", color="0.35", fontsize=9)
+    axes.text(0.58, 0.62, "no pattern is retrieved", color="0.35", fontsize=9)
     axes.plot([critical_dilution(PATTERNS)] * 2, [0, 0.035], color="#d55e00", linewidth=2.5, clip_on=False)
-    axes.text(0.6, 0.03, "hierarchy stable at zero temperature up to", color="white", fontsize=8, ha="right")
+    axes.annotate(
+        "at zero temperature\nthe hierarchy is stable up to here",
+        (critical_dilution(PATTERNS), 0.03),
+        (0.97, 0.48),
+        color="#d55e00",
+        fontsize=8,
+        ha="right",
+        arrowprops={"arrowstyle": "-", "color": "#d55e00", "linewidth": 0.8},
+    )
     axes.set_xlim(0, 0.98)
     axes.set_ylim(0, 1)
     axes.set_xlabel("part of each pattern that is blank")

@@ -32,11 +32,12 @@ PROTOCOLS = {"supervised": supervised, "unsupervised": unsupervised}
 
 
 def measure_theory(seed: int, data: Path, sites: int = SITES, learning_sites: int = LEARNING_SITES) -> Measurements:
-    """``"monte carlo error"`` is the difference of the magnetisations to the equations' solution for the same patterns.
+    """``"monte carlo error"`` is by how much magnetisations, from the hierarchical state, miss a solution of the equations.
 
-    Both start at the hierarchical state; the difference is that of the magnetisation which differs most, in the mean over
-    dilutions and temperatures, and ``"monte carlo worst"`` the largest. ``"infinite error"`` is that to the solution for
-    infinitely many spins. ``"PROTOCOL overlap with M drawn"`` is the overlap one step after a pattern, over its active
+    The equations have several solutions, so it is the one that they reach from these magnetisations, for the same
+    patterns. What counts is the magnetisation that differs most, in the mean over dilutions and temperatures; ``"monte carlo
+    worst"`` is the largest. ``"infinite error"`` is the difference to the solution from the hierarchical state with infinitely
+    many spins. ``"PROTOCOL overlap with M drawn"`` is the overlap one step after a pattern, over its active
     sites; ``"PROTOCOL needed"`` how many examples an overlap of `OVERLAP` needs, in percent of what theory says.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -54,17 +55,14 @@ def measure_theory(seed: int, data: Path, sites: int = SITES, learning_sites: in
 
 
 def _errors(sites: int, dilution: float, temperature: float, generator: Generator) -> tuple[float, float]:
-    """To the solution for the same patterns, and to that for infinitely many spins."""
+    """To the nearby solution for the same patterns, and to that for infinitely many spins."""
     patterns = diluted_patterns(PATTERNS, sites, dilution, generator)
     beta = 1 / temperature if temperature else math.inf
     chain = heat_bath(stored(patterns).sweeper(), hierarchical_state(patterns, generator), beta, generator)
     m = torch.stack([magnetisations(patterns, state) for state in islice(chain, BEFORE, BEFORE + SWEEPS)]).mean(0)
-    start = hierarchical(PATTERNS, dilution)
-    own, infinite = (
-        float((m - solve(start, each, temperature)).abs().max())
-        for each in (counted_odds(patterns), odds(PATTERNS, dilution))
-    )
-    return own, infinite
+    own = solve(m, counted_odds(patterns), temperature)
+    infinite = solve(hierarchical(PATTERNS, dilution), odds(PATTERNS, dilution), temperature)
+    return float((m - own).abs().max()), float((m - infinite).abs().max())
 
 
 def _again(seed: int) -> Generator:
