@@ -82,9 +82,9 @@ def _phases(figure: Figure, axes: Any) -> None:
     axes.text(0.58, 0.62, "no pattern is retrieved", color="0.35", fontsize=9)
     axes.plot([critical_dilution(PATTERNS)] * 2, [0, 0.035], color="#d55e00", linewidth=2.5, clip_on=False)
     axes.annotate(
-        "at zero temperature\nthe hierarchy is stable up to here",
+        "at zero temperature\nthe hierarchy is\nstable up to here",
         (critical_dilution(PATTERNS), 0.03),
-        (0.97, 0.48),
+        (0.97, 0.44),
         color="#d55e00",
         fontsize=8,
         ha="right",

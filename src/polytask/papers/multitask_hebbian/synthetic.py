@@ -35,10 +35,10 @@ def measure_theory(seed: int, data: Path, sites: int = SITES, learning_sites: in
     """``"monte carlo error"`` is by how much magnetisations, from the hierarchical state, miss a solution of the equations.
 
     The equations have several solutions, so it is the one that they reach from these magnetisations, for the same
-    patterns. What counts is the magnetisation that differs most, in the mean over dilutions and temperatures; ``"monte carlo
-    worst"`` is the largest. ``"infinite error"`` is the difference to the solution from the hierarchical state with infinitely
-    many spins. ``"PROTOCOL overlap with M drawn"`` is the overlap one step after a pattern, over its active
-    sites; ``"PROTOCOL needed"`` how many examples an overlap of `OVERLAP` needs, in percent of what theory says.
+    patterns. What counts is the magnetisation that differs most, in the mean over dilutions and temperatures;
+    ``"monte carlo worst"`` is the largest. ``"infinite error"`` is the difference to the solution from the hierarchical
+    state with infinitely many spins. ``"PROTOCOL overlap with M drawn"`` is the overlap one step after a pattern, over its
+    active sites; ``"PROTOCOL needed"`` how many examples an overlap of `OVERLAP` needs, in percent of what theory says.
     """
     generator = torch.Generator().manual_seed(seed)
     errors = torch.tensor([_errors(sites, d, t, generator) for d in DILUTIONS for t in TEMPERATURES])
