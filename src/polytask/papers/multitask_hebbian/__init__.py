@@ -198,9 +198,9 @@ PAPER = Paper(
             baseline="tolerance",
             better="lower",
             claimed="Monte Carlo confirms the theory",
-            comment="20,000 spins, mean over four dilutions and three temperatures. The equations have several solutions: it is "
-            "held against the one that its own magnetisations lead to. Close to transitions finite networks differ more from "
-            "infinite ones: the patterns' own frequencies of columns count.",
+            comment="20,000 spins, mean over four dilutions and three temperatures. The equations have several solutions: "
+            "of these the one counts that its own magnetisations lead to. Close to transitions finite networks differ more "
+            "from infinite ones: the patterns' own frequencies of columns count.",
         ),
     ),
     scales=(
