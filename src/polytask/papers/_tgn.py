@@ -192,20 +192,25 @@ class TGN(nn.Module):
         return h, updated
 
 
-def tgn(
-    memory: TemporalMemory, embedding: str = "attention", *, neighbours: int = 10, gap: float = 1.0, **settings: Any
-) -> TGN:
-    """A TGN on a memory.
+def tgn(memory: TemporalMemory, embedding: str = "attention", **settings: Any) -> TGN:
+    """A TGN on a memory; ``settings`` are those of `node_embedding`."""
+    return TGN(memory, *node_embedding(memory, embedding, **settings))
+
+
+def node_embedding(
+    memory: TemporalMemory, kind: str = "attention", *, neighbours: int = 10, gap: float = 1.0, **settings: Any
+) -> tuple[nn.Module, int]:
+    """An embedding of the memory's nodes, and how many of their last events it sees.
 
     Args:
         memory: of the nodes.
-        embedding: ``"attention"`` over the last events, ``"identity"``, or ``"time"``, by which states drift.
+        kind: ``"attention"`` over the last events, ``"identity"``, or ``"time"``, by which states drift.
         neighbours: of ``"attention"``: how many events.
         gap: of ``"time"``: the mean time between a node's events.
         settings: of `polytask.nn.graph.AttentionEmbedding`: ``heads``, ``dropout``.
     """
-    if embedding not in EMBEDDINGS:
-        raise InputError(f"unknown embedding {embedding!r}: {suggest(embedding, EMBEDDINGS)}")
-    if embedding == "attention":
-        return TGN(memory, AttentionEmbedding(memory.width, memory.encode, memory.edge_width, **settings), neighbours)
-    return TGN(memory, IdentityEmbedding() if embedding == "identity" else TimeProjection(memory.width, gap), 0)
+    if kind not in EMBEDDINGS:
+        raise InputError(f"unknown embedding {kind!r}: {suggest(kind, EMBEDDINGS)}")
+    if kind == "attention":
+        return AttentionEmbedding(memory.width, memory.encode, memory.edge_width, **settings), neighbours
+    return IdentityEmbedding() if kind == "identity" else TimeProjection(memory.width, gap), 0
