@@ -95,6 +95,12 @@ def test_going_back_in_time_is_refused_and_a_new_epoch_begins_anew() -> None:
     second = list(batches.epoch(0))[1]
     with pytest.raises(InputError, match=r"event 31: time .* before .*, which the memory has seen"):
         net.losses(second)
+    late = EventBatches(stream()[60:], 60, past=stream()[:60])
+    net.observe(EventBatches(stream()[:60], 60))
+    net.observe(late)
+    for again in (net.observe, net.evaluate):
+        with pytest.raises(InputError, match="event 61: time"):
+            again(late)
     assert [net.losses(batch)["links"].item() for batch in batches.epoch(0)] == first
 
 
@@ -162,13 +168,13 @@ def test_fit_learns_who_meets_whom(balance: str) -> None:
 
 
 def test_mixed_precision_keeps_states_and_times() -> None:
-    net = model()
-    with torch.autocast("cpu", torch.bfloat16):
-        for batch in EventBatches(stream(start=1e9), 30).epoch(0):
-            loss = sum(net.losses(batch).values())
-    loss.backward()  # type: ignore[union-attr]
+    from polytask.training import fabric
+
+    net, events = model(), stream(start=1e9)
+    mixed = fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    pt.fit(net, EventBatches(events, 30), epochs=1, fabric=mixed)
     assert net.memory.table.column("state").dtype == torch.float32
-    assert float(net.clock.column("time")) == float(stream(start=1e9).time[-1])
+    assert float(net.clock.column("time")) == float(events.time[-1])
 
 
 def test_unknown_embeddings_are_refused() -> None:

@@ -101,10 +101,12 @@ class TGN(nn.Module):
     @torch.no_grad()
     def observe(self, events: EventBatches) -> None:
         """Let events enter the state, batch by batch, without training."""
+        self._last = None
         for given in events.epoch(0):
             batch = self._enter(given)
             _, updated = self._embedded(torch.cat([batch.source, batch.destination]), batch.time.repeat(2))
             self._leave(batch, updated)
+        self._last = None  # what was observed once is not undone by the same events
 
     @torch.no_grad()
     def evaluate(self, events: EventBatches) -> dict[str, dict[str, float]]:
@@ -125,7 +127,7 @@ class TGN(nn.Module):
     @contextmanager
     def kept(self) -> Iterator[None]:
         """What happens to the state inside is undone at the end."""
-        before = [table.snapshot() for table in self.tables]
+        before, self._last = [table.snapshot() for table in self.tables], None
         try:
             yield
         finally:
