@@ -1,4 +1,5 @@
-"""Graphs: NCN's links scored and learned, beside the same by torch_geometric and torch's sparse products.
+"""Graphs: NCN's links scored and learned, beside the same by torch_geometric and torch's sparse products; and the memory of
+a stream of events, beside one that keeps its messages in a dictionary.
 
     python -m benchmarks.graph [--quick] [--large]
 
@@ -15,6 +16,7 @@ import os
 import statistics
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,7 +31,7 @@ from torch import Tensor
 import polytask as pt
 from polytask.data.graph import LinkBatches, Links, LinkSplit, load_graph, split_links
 from polytask.files import write_json, write_text
-from polytask.nn.graph import CSR, adjacency
+from polytask.nn.graph import CSR, LastMessages, TemporalMemory, adjacency, alternating
 from polytask.papers.ncn import NCN, Encoder, LinkPredictor, preset
 
 RESULTS = Path(__file__).parent / "results"
@@ -170,6 +172,95 @@ def large(steps: int, nodes: int = 1_000_000, edges: int = 10_000_000) -> dict[s
     return {"step": fitted.seconds / steps, "links a second": 20_000 / took, "held GiB": held, "peak GiB": peak()}
 
 
+# Streams
+
+
+def memory(rounds: int, count: int, nodes: int = 10_000, width: int = 100, batch: int = 200) -> dict[str, Any]:
+    """Seconds for the messages of ``count`` events, each batch's last to a node taken and the new ones stored: alone, and
+    with the GRU and the states around it. The dictionary is as TGN's authors have it: a list for each node."""
+    key = torch.Generator().manual_seed(0)
+    source, destination = torch.randint(nodes, (2, count), generator=key)
+    time = torch.arange(count).double()
+    starts = range(0, count, batch)
+    values = torch.randn(2 * batch, width, generator=key)
+    torch.manual_seed(0)
+    module, found = TemporalMemory(nodes, width), {}
+
+    def tensors() -> Tensor:
+        store = LastMessages(nodes, width)
+        for k in starts:
+            ends = alternating(source[k : k + batch], destination[k : k + batch])
+            some = torch.unique(ends)
+            some = some[store.waiting[some]]
+            _, _ = store.message[some], store.time[some]
+            store.clear(some)
+            store.put(ends, values, time[k : k + batch].repeat_interleave(2))
+        return store.message
+
+    def dictionary() -> Tensor:
+        store = _Dictionary(nodes, width)
+        for k in starts:
+            ends = alternating(source[k : k + batch], destination[k : k + batch])
+            store.take(torch.unique(ends))
+            store.put(ends, values, time[k : k + batch].repeat_interleave(2))
+        return store.last()
+
+    torch.testing.assert_close(tensors(), dictionary())
+    found["store"] = _ratio(tensors, dictionary, rounds)
+
+    @torch.no_grad()
+    def ours() -> Tensor:
+        module.reset()
+        for k in starts:
+            part = source[k : k + batch], destination[k : k + batch]
+            module.advance(module(torch.unique(torch.cat(part))), *part, time[k : k + batch])
+        return module.table.column("state")
+
+    @torch.no_grad()
+    def theirs() -> Tensor:
+        store, states, last = _Dictionary(nodes, 3 * width), torch.zeros(nodes, width), torch.zeros(nodes).double()
+        for k in starts:
+            part = source[k : k + batch], destination[k : k + batch]
+            ends, others = alternating(*part), alternating(*part[::-1])
+            some, messages, times = store.take(torch.unique(ends))
+            if len(some):
+                states[some], last[some] = module.cell(messages, states[some]), times
+            moments = time[k : k + batch].repeat_interleave(2)
+            store.put(ends, torch.cat([states[ends], states[others], module.encode(moments - last[ends])], 1), moments)
+        return states
+
+    torch.testing.assert_close(ours(), theirs())
+    return {**found, "memory": _ratio(ours, theirs, rounds)}
+
+
+class _Dictionary:
+    """Messages of each node in a list."""
+
+    def __init__(self, nodes: int, width: int) -> None:
+        self.messages: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self.nodes, self.width = nodes, width
+
+    def put(self, nodes: Tensor, messages: Tensor, time: Tensor) -> None:
+        for k, node in enumerate(nodes.tolist()):
+            self.messages[node].append((messages[k], time[k]))
+
+    def take(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        some = [node for node in nodes.tolist() if self.messages[node]]
+        if not some:
+            return nodes[:0], torch.empty(0, self.width), torch.empty(0)
+        messages, time = zip(*(self.messages[node][-1] for node in some), strict=True)
+        for node in some:
+            self.messages[node] = []
+        return torch.tensor(some), torch.stack(messages), torch.stack(time)
+
+    def last(self) -> Tensor:
+        found = torch.zeros(self.nodes, self.width)
+        for node, messages in self.messages.items():
+            if messages:
+                found[node] = messages[-1][0]
+        return found
+
+
 def anonymous() -> float:
     """Memory that is not of files, in GiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -197,6 +288,10 @@ def rows(results: dict[str, Any]) -> list[Row]:
     if results["cora"]:
         found.append(("NCN epoch on Cora", f"{results['cora']['ncn']:.2f} s", "3 s", results["cora"]["ncn"] < 3))
         found.append(("NCNC epoch on Cora", f"{results['cora']['ncnc']:.2f} s", "", None))
+    if results.get("memory"):
+        store, whole = (results["memory"][name]["ratio"] for name in ("store", "memory"))
+        found.append(("last messages of 10^5 events beside a dictionary's", f"{store:.2f} x", "0.1 x", store <= 0.1))
+        found.append(("the same with the GRU of the memory, width 100", f"{whole:.2f} x", "", None))
     if results.get("large"):
         each = results["large"]
         words = f"{each['step']:.2f} s; {each['links a second']:,.0f} links scored a second; peak {each['peak GiB']:.1f} GiB"
@@ -226,6 +321,7 @@ def main() -> None:
     torch.manual_seed(0)
     about = machine()
     results: dict[str, Any] = {"scoring": scoring(*((2, 20_000, 10_000) if quick else (7, 200_000, 100_000)))}
+    results |= {"memory": memory(*((2, 10_000) if quick else (5, 100_000)))}
     results |= {"cora": cora(2 if quick else 10), "large": large(20) if chosen.large else None}
     print(json.dumps(results, indent=1))
     print(written(about, results))

@@ -91,7 +91,7 @@ def non_edges(graph: CSR, count: int, generator: torch.Generator | None = None) 
     free = n * (n - 1) // 2 - len(linked)
     if count > free:
         raise InputError(f"{count:,} pairs that are not linked asked for, and the graph has {free:,}")
-    ranks = _distinct(free, count, generator).to(linked.device)
+    ranks = distinct(free, count, generator).to(linked.device)
     # As many linked pairs come before the k-th free one as have at most k free ones before them.
     ranks = ranks + torch.searchsorted(linked - torch.arange(len(linked), device=linked.device), ranks, right=True)
     j = ((1 + (8 * ranks.double() + 1).sqrt()) / 2).long()
@@ -132,7 +132,7 @@ class LinkBatches:
             yield Links(edges[order[chunk]], negatives[chunk])
 
 
-def _distinct(size: int, count: int, generator: torch.Generator | None) -> Tensor:
+def distinct(size: int, count: int, generator: torch.Generator | None) -> Tensor:
     """``count`` distinct numbers below ``size``, uniform, in random order."""
     if 2 * count >= size:
         return torch.randperm(size, generator=generator)[:count]

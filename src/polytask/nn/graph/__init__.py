@@ -1,26 +1,47 @@
-"""Graphs: sparse products, neighbour sets, sampling and augmentation, on plain tensors, without compiled extensions."""
+"""Graphs: sparse products, neighbour sets, sampling and augmentation, on plain tensors, without compiled extensions;
+and what a model remembers of nodes in a stream of events."""
 
 from polytask.nn.graph.augment import drop_edges, dropout, mask_features
 from polytask.nn.graph.convolution import GCNConv, linear
 from polytask.nn.graph.csr import CSR, SparseBuffer, adjacency
+from polytask.nn.graph.embedding import Around, AttentionEmbedding, IdentityEmbedding, TimeProjection
+from polytask.nn.graph.memory import TemporalMemory, Updated
+from polytask.nn.graph.messages import LastMessages, alternating, last_rows
+from polytask.nn.graph.node_table import NodeTable, Snapshot
 from polytask.nn.graph.normalise import propagate, random_walk, symmetric, with_loops
 from polytask.nn.graph.overlap import NeighbourSets, cap_degrees, common_neighbours, neighbour_sets
 from polytask.nn.graph.pyg import from_pyg, to_pyg
+from polytask.nn.graph.recent import Recent, RecentNeighbours
 from polytask.nn.graph.sampling import Sampled, k_hop, random_walks, sample_neighbours, subgraph
+from polytask.nn.graph.time import TimeEncoding
 
 __all__ = [
     "CSR",
+    "Around",
+    "AttentionEmbedding",
     "GCNConv",
+    "IdentityEmbedding",
+    "LastMessages",
     "NeighbourSets",
+    "NodeTable",
+    "Recent",
+    "RecentNeighbours",
     "Sampled",
+    "Snapshot",
     "SparseBuffer",
+    "TemporalMemory",
+    "TimeEncoding",
+    "TimeProjection",
+    "Updated",
     "adjacency",
+    "alternating",
     "cap_degrees",
     "common_neighbours",
     "drop_edges",
     "dropout",
     "from_pyg",
     "k_hop",
+    "last_rows",
     "linear",
     "mask_features",
     "neighbour_sets",

@@ -1,0 +1,19 @@
+"""Temporal streams: events between nodes in order of time, read from files, split by time, and read in batches."""
+
+from polytask.data.temporal.batches import EventBatch, EventBatches
+from polytask.data.temporal.events import Events
+from polytask.data.temporal.load import load_events
+from polytask.data.temporal.negatives import NEGATIVES, Negatives
+from polytask.data.temporal.split import EventSplit, hide_nodes, split_events
+
+__all__ = [
+    "NEGATIVES",
+    "EventBatch",
+    "EventBatches",
+    "EventSplit",
+    "Events",
+    "Negatives",
+    "hide_nodes",
+    "load_events",
+    "split_events",
+]
