@@ -40,7 +40,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
 
 
 def _mean(measurements: Mapping[int, Measurements], name: str) -> float:
-    return float(np.mean([measured[name] for measured in measurements.values()]))
+    return float(np.mean([measured[name] for measured in measurements.values() if name in measured]))
 
 
 def _amplitudes(axes: Any, measurements: Mapping[int, Measurements]) -> None:
