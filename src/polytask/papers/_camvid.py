@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.data.examples import DataSet, Examples
+from polytask.data.npz import read_npz
 from polytask.errors import InputError
 from polytask.task import MISSING, Task
 
@@ -39,7 +40,7 @@ def camvid(folder: Path, shrink: int = 1) -> DataSet:
     """
     if shrink < 1 or 48 % shrink or 64 % shrink:
         raise InputError(f"camvid: shrink {shrink}, expected a common divisor of 48 and 64")
-    arrays = _arrays(folder / FILES[0])
+    arrays = read_npz(folder / FILES[0])
     colours, labels = {}, {}
     for split, name in SPLITS.items():
         colours[split] = F.avg_pool2d(torch.from_numpy(arrays[f"{name}_image"]).permute(0, 3, 1, 2).float(), shrink)
@@ -69,7 +70,7 @@ def camvid(folder: Path, shrink: int = 1) -> DataSet:
 
 def sequences(folder: Path, split: str) -> list[str]:
     """The video sequence of each frame of a split: frames of one sequence are alike, so an interval resamples sequences."""
-    return [str(name).rsplit("_", 1)[0] for name in _arrays(folder / FILES[0])[f"{SPLITS[split]}_name"]]
+    return [str(name).rsplit("_", 1)[0] for name in read_npz(folder / FILES[0])[f"{SPLITS[split]}_name"]]
 
 
 class DenseEncoder(nn.Sequential):
@@ -128,11 +129,3 @@ def _layer(before: int, after: int, stride: int = 1, dilation: int = 1) -> nn.Se
     return nn.Sequential(
         nn.Conv2d(before, after, 3, stride, dilation, dilation, bias=False), nn.GroupNorm(after // 8, after), nn.ReLU()
     )
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an npz file of frames and labels ({error})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from polytask.data.graph.graph import GraphData
 from polytask.data.graph.ogb import read_ogb
 from polytask.data.graph.tables import read_graph_tables
+from polytask.data.npz import read_npz
 from polytask.data.table.read import SUFFIXES
 from polytask.errors import InputError, optional
 from polytask.nn.graph import CSR
@@ -54,11 +54,7 @@ def load_graph(path: Path | str, **settings: Any) -> GraphData:
 
 
 def _read_npz(path: Path) -> GraphData:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged, or not an npz file of plain arrays ({error})") from error
+    arrays = read_npz(path)
     if "edges" not in arrays:
         raise InputError(f"{path}: no array 'edges', expected one of shape (E, 2); found {', '.join(arrays) or 'none'}")
     edges = torch.from_numpy(arrays["edges"].astype(np.int64))

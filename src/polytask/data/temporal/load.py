@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polytask.data.npz import read_npz
 from polytask.data.temporal.events import LARGEST, Events
 from polytask.errors import InputError, quoted
 
@@ -95,11 +95,7 @@ def _check_order(path: Path, time: Tensor) -> None:
 
 
 def _read_npz(path: Path) -> _Columns:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged, or not an npz file of plain arrays ({error})") from error
+    arrays = read_npz(path)
     for name in ("src", "dst", "ts"):
         if name not in arrays or arrays[name].ndim != 1 or arrays[name].dtype.kind not in ("iuf" if name == "ts" else "iu"):
             found = f"{arrays[name].shape} {arrays[name].dtype}" if name in arrays else "no such array"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from polytask.data.examples import Examples
 from polytask.data.mixture import Mixture
-from polytask.errors import InputError
+from polytask.data.npz import read_npz
 from polytask.model import Model
 from polytask.papers._experts.experts import Experts, Split, train
 from polytask.task import Task
@@ -61,7 +61,7 @@ def glyph_experts(folder: Path, seed: int) -> Experts:
 
 def load(folder: Path, seed: int) -> dict[str, Split]:
     """The six tasks, split anew for each seed; USPS keeps its own test set apart."""
-    mnist, usps, notmnist = (_arrays(folder / name) for name in FILES)
+    mnist, usps, notmnist = (read_npz(folder / name) for name in FILES)
     sources = {
         "mnist": _split(_shuffled(mnist["x"], mnist["y"], seed)),
         "usps": _split(_shuffled(usps["x_train"], usps["y_train"], seed), _labelled(usps["x_test"], usps["y_test"])),
@@ -109,11 +109,3 @@ def _labelled(pixels: np.ndarray, labels: np.ndarray) -> Labelled:
     if images.shape[-1] != 28:
         images = nn.functional.interpolate(images, (28, 28), mode="bilinear")
     return images, torch.from_numpy(labels.astype(np.int64))
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an npz file of images and labels ({error})") from error
