@@ -1,6 +1,6 @@
 """Data: sets in memory, tables, images, and mixtures of streams."""
 
-from polytask.data.digits import multi_images, multidigits, read_idx
+from polytask.data.digits import multi_images, multidigits, read_idx, read_idx_images
 from polytask.data.examples import Batch, DataSet, Examples, Inputs, to_device
 from polytask.data.mixture import Mixture
 from polytask.data.sampling import (
@@ -38,5 +38,6 @@ __all__ = [
     "multi_images",
     "multidigits",
     "read_idx",
+    "read_idx_images",
     "to_device",
 ]

@@ -71,8 +71,8 @@ def multi_images(
         seed: of the split and of the pairing.
     """
     folder = Path(folder)
-    images, labels = _idx_pair(folder, ("train",))
-    test_images, test_labels = _idx_pair(folder, ("t10k", "test"))
+    images, labels = read_idx_images(folder, ("train",))
+    test_images, test_labels = read_idx_images(folder, ("t10k", "test"))
     classes = int(max(labels.max(), test_labels.max())) + 1
     train, validation = split_by_class(labels, (5 / 6, 1 / 6), seed)
     parts = [(images[train], labels[train]), (images[validation], labels[validation]), (test_images, test_labels)]
@@ -126,8 +126,9 @@ def read_idx(path: Path | str) -> Tensor:
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
 
 
-def _idx_pair(folder: Path, prefixes: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Images as floats in [0, 1] and labels as integers, of the files that start with one of ``prefixes``."""
+def read_idx_images(folder: Path, prefixes: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Images as floats in [0, 1], ``(N, H, W)``, and labels as integers, ``(N,)``, of the idx files in a folder, plain or
+    gzipped, whose names start with one of ``prefixes``. `InputError` where that is not one file of each, or they differ."""
     found = {}
     for what in ("images-idx3", "labels-idx1"):
         paths = sorted(p for prefix in prefixes for p in folder.glob(f"{prefix}*-{what}-ubyte*"))

@@ -27,16 +27,16 @@ import torch
 from torch import Tensor
 
 from polytask.claim import Measurements
-from polytask.data.digits import read_idx
+from polytask.data.digits import read_idx_images
 from polytask.data.examples import Examples
 from polytask.measure.attacks import pgd, transfer_rates
+from polytask.papers._idx import MNIST
 from polytask.papers.dynn_robustness.early import accuracy, early
 from polytask.papers.dynn_robustness.networks import digits_network, heads_for
 from polytask.papers.dynn_robustness.training import only_exits, train, train_exits, with_exits
 from polytask.route import EarlyExit, efficacy, exit_costs, fit_temperatures, fooling, slowing, view
 
-FOLDER = "mnist"
-FILES = tuple(f"{FOLDER}/{part}-{what}-ubyte.gz" for part in ("train10k", "t10k") for what in ("images-idx3", "labels-idx1"))
+FILES = MNIST
 
 SIDE, TRAIN, HELD, TEST = 20, 4000, 1000, 2000
 EPOCHS, RATE = 3, 3e-3
@@ -53,8 +53,8 @@ Images = tuple[Tensor, Tensor]
 def digits(folder: Path, part: str) -> Images:
     """The middle of the images, ``(N, 1, 20, 20)`` in [0, 1], and the digits."""
     edge = (28 - SIDE) // 2
-    images = read_idx(folder / FOLDER / f"{part}-images-idx3-ubyte.gz")[:, None, edge : edge + SIDE, edge : edge + SIDE]
-    return images.float() / 255, read_idx(folder / FOLDER / f"{part}-labels-idx1-ubyte.gz").long()
+    images, labels = read_idx_images(folder / "mnist", (part,))
+    return images[:, None, edge : edge + SIDE, edge : edge + SIDE], labels
 
 
 def networks(images: Tensor, labels: Tensor, seed: int) -> dict[str, EarlyExit]:

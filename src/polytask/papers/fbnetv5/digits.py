@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from polytask.claim import Measurements
-from polytask.data import Examples, read_idx
+from polytask.data import Examples, read_idx_images
+from polytask.papers._idx import MNIST
 from polytask.papers.fbnetv5.supernet import Costs, MultiPath, ResolutionPath
 from polytask.shrink.search import Distributions, Goal, MultiTaskReinforce, OneRun, Validated, choose
 from polytask.shrink.search.space import Configuration
 from polytask.task import Task
 from polytask.training import evaluate, fit
 
-FOLDER = "mnist"
-FILES = tuple(f"{FOLDER}/{part}-{what}-ubyte.gz" for part in ("train10k", "t10k") for what in ("images-idx3", "labels-idx1"))
+FILES = MNIST
 TASKS = {"digit": "accuracy", "ink": "r2", "foreground": "f1"}
 """Which digit, how much of the image is inked, and which pixels are: main metrics, in percent."""
 TRAIN, HELD_OUT, TEST = 3000, 384, 2000
@@ -47,12 +47,11 @@ def load(data: Path, seed: int) -> tuple[list[Task], Examples, Examples, Example
     """The tasks; what is trained on, what networks are chosen on, and what is reported."""
 
     def examples(part: str, places: slice, order: np.ndarray | None = None) -> Examples:
-        images, labels = (read_idx(data / FOLDER / f"{part}-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
+        images, labels = read_idx_images(data / "mnist", (part,))
         chosen = torch.from_numpy(np.arange(len(images)) if order is None else order)[places]
-        pixels = images[chosen]
-        inked = (pixels > 127).float()
-        targets = {"digit": labels[chosen].long(), "ink": inked.mean((1, 2)), "foreground": inked}
-        return Examples(pixels[:, None].float() / 255, targets)
+        inked = (images[chosen] > 0.5).float()
+        targets = {"digit": labels[chosen], "ink": inked.mean((1, 2)), "foreground": inked}
+        return Examples(images[chosen, None], targets)
 
     order = np.random.default_rng(seed).permutation(10_000)
     train = examples("train10k", slice(TRAIN), order)

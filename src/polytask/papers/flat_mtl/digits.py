@@ -25,6 +25,7 @@ from polytask.balance.flat import FlatRegions
 from polytask.claim import Measurements
 from polytask.data import DataSet, Examples, multi_images
 from polytask.model import Model
+from polytask.papers._idx import MNIST
 from polytask.papers.flat_mtl.networks import LeNet
 from polytask.papers.flat_mtl.sharpness import sharpness
 from polytask.training import fit
@@ -32,8 +33,7 @@ from polytask.training import fit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "mnist"
-FILES = tuple(f"{FOLDER}/{part}-{what}-ubyte.gz" for part in ("train10k", "t10k") for what in ("images-idx3", "labels-idx1"))
+FILES = MNIST
 SIZES = {"train": 500, "validation": 800, "test": 4000}
 EPOCHS = 40
 RADII = {"0.05": (0.05, False), "adaptive 0.5": (0.5, True), "adaptive 2": (2.0, True)}
@@ -71,7 +71,7 @@ RULES: dict[str, Callable[[], GramianWeighting]] = {
 
 def load(data: Path, seed: int) -> DataSet:
     """MultiMNIST with the numbers of composites in ``SIZES``; a composite draws its two digits with replacement."""
-    whole = multi_images(data / FOLDER, size=4200, seed=seed)
+    whole = multi_images(data / "mnist", size=4200, seed=seed)
     train, validation, test = (Examples(*getattr(whole, part)[:size]) for part, size in SIZES.items())
     return replace(whole, train=train, validation=validation, test=test)
 

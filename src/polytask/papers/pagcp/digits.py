@@ -13,6 +13,7 @@ from polytask.claim import Measurements
 from polytask.cost import count
 from polytask.data import DataSet, Examples, multi_images
 from polytask.model import Model
+from polytask.papers._idx import MNIST
 from polytask.papers.pagcp.at_once import at_once, by_ratio, to_the_last_unit
 from polytask.shrink import find_structure, overall, prune_to, remove, uniform
 from polytask.training import evaluate, fit
@@ -21,8 +22,7 @@ from polytask.training.evaluate import evaluate_losses
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FOLDER = "mnist"
-FILES = tuple(f"{FOLDER}/{part}-{what}-ubyte.gz" for part in ("train10k", "t10k") for what in ("images-idx3", "labels-idx1"))
+FILES = MNIST
 TASKS = {"left": "accuracy", "right": "accuracy", "ink": "r2"}
 SIZE, CALIBRATION, TEST = 4000, 500, 2000
 """Composites to train on, of them held out of training for the choice of ratios; and to report on."""
@@ -68,7 +68,7 @@ class Encoder(nn.Sequential):
 
 def load(data: Path, seed: int, size: int = SIZE, test: int = TEST) -> tuple[DataSet, Examples, Examples, Examples]:
     """The data set; what is trained on, what ratios are chosen on, and what is reported."""
-    whole = multi_images(data / FOLDER, tasks=tuple(TASKS), size=size, seed=seed)
+    whole = multi_images(data / "mnist", tasks=tuple(TASKS), size=size, seed=seed)
     held_out = size * CALIBRATION // SIZE
     train, calibration = Examples(*whole.train[held_out:]), Examples(*whole.train[:held_out])
     return whole, train, calibration, Examples(*whole.test[:test])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from polytask.claim import Measurements
+from polytask.papers._idx import MNIST, idx_files
 from polytask.papers.supertickets.digits import (
     INTERVALS,
     SEARCH,
@@ -37,12 +38,7 @@ from polytask.shrink import (
     synflow_masks,
 )
 
-FILES = tuple(
-    f"{folder}/{part}-{what}-ubyte.gz"
-    for folder, parts in (("mnist", ("train10k", "t10k")), ("fashion_mnist", ("train600", "test300")))
-    for part in parts
-    for what in ("images-idx3", "labels-idx1")
-)
+FILES = MNIST + idx_files("fashion_mnist", "train600", "test300")
 TRAIN, VALIDATION, TEST = 4000, 1000, 2000
 SPARSITIES, MAIN = (0.5, 0.7, 0.9), 0.9
 """Shares of weights that are pruned, and the one at which everything is compared."""

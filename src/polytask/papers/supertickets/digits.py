@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from polytask.cost import macs
-from polytask.data import read_idx
+from polytask.data import read_idx_images
 from polytask.nn.modes import evaluating
 from polytask.nn.recalibration import recalibrate
 from polytask.papers.supertickets.supernet import NORMS, Architecture, Classifier, HighResolutionNet
@@ -51,8 +51,8 @@ class Split:
 
 def load(data: Path, folder: str, part: str) -> Split:
     """The images of a file and their labels."""
-    images, labels = (read_idx(data / folder / f"{part}-{what}-ubyte.gz") for what in ("images-idx3", "labels-idx1"))
-    return Split(images[:, None].float() / 255, labels.long())
+    images, labels = read_idx_images(data / folder, (part,))
+    return Split(images[:, None], labels)
 
 
 def supernet() -> HighResolutionNet:

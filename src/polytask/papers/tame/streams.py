@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polytask.data.digits import read_idx
+from polytask.data.digits import read_idx_images
+from polytask.papers._idx import MNIST
 
-FOLDER = "mnist"
-FILES = tuple(f"{FOLDER}/{part}-{what}-ubyte.gz" for part in ("train10k", "t10k") for what in ("images-idx3", "labels-idx1"))
+FILES = MNIST
 MEAN, DEVIATION = 0.1307, 0.3081
 
 
@@ -27,9 +27,8 @@ class Data:
 
 def digits(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Images ``(N, 1, 32, 32)``, padded and normalised, and the digits."""
-    images = read_idx(folder / FOLDER / f"{part}-images-idx3-ubyte.gz").float() / 255
-    images = (F.pad(images, (2, 2, 2, 2)) - MEAN) / DEVIATION
-    return images[:, None], read_idx(folder / FOLDER / f"{part}-labels-idx1-ubyte.gz").long()
+    images, labels = read_idx_images(folder / "mnist", (part,))
+    return ((F.pad(images, (2, 2, 2, 2)) - MEAN) / DEVIATION)[:, None], labels
 
 
 def split(folder: Path, seed: int, classes: int = 2) -> list[Data]:
