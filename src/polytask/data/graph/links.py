@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from polytask.data.graph.graph import GraphData
+from polytask.data.graph.nodes import split_rows
 from polytask.data.stream import generator
 from polytask.errors import InputError
-from polytask.nn.graph import CSR, adjacency
+from polytask.nn.graph import CSR, adjacency, first_rows
 
 
 class Links(NamedTuple):
@@ -56,17 +57,11 @@ def split_links(graph: GraphData, validation: float = 0.1, test: float = 0.2, se
     whole = graph.adjacency()
     rows, columns = whole.rows, whole.columns
     edges = torch.stack([rows, columns], 1)[rows < columns]
-    sizes = [int(share * len(edges)) for share in (validation, test)]
-    if min(sizes) < 1 or sum(sizes) >= len(edges):
-        raise InputError(
-            f"{graph.name}: {len(edges)} edges split {validation:g} / {test:g} make {sizes[0]} for validation, {sizes[1]} "
-            f"for test, {len(edges) - sum(sizes)} for training, expected at least 1 each"
-        )
     key = generator(seed, 0)
-    held, tested, train = edges[torch.randperm(len(edges), generator=key)].split([*sizes, len(edges) - sum(sizes)])  # type: ignore[no-untyped-call]
-    negatives = non_edges(whole, sum(sizes), key)
+    held, tested, train = split_rows(edges, validation, test, key, f"{graph.name}: {len(edges)} edges")
+    negatives = non_edges(whole, len(held) + len(tested), key)
     return LinkSplit(
-        adjacency(train, graph.nodes), train, Links(held, negatives[: sizes[0]]), Links(tested, negatives[sizes[0] :])
+        adjacency(train, graph.nodes), train, Links(held, negatives[: len(held)]), Links(tested, negatives[len(held) :])
     )
 
 
@@ -91,9 +86,7 @@ def non_edges(graph: CSR, count: int, generator: torch.Generator | None = None) 
     free = n * (n - 1) // 2 - len(linked)
     if count > free:
         raise InputError(f"{count:,} pairs that are not linked asked for, and the graph has {free:,}")
-    ranks = distinct(free, count, generator).to(linked.device)
-    # As many linked pairs come before the k-th free one as have at most k free ones before them.
-    ranks = ranks + torch.searchsorted(linked - torch.arange(len(linked), device=linked.device), ranks, right=True)
+    ranks = distinct(free, count, generator, taken=linked)
     j = ((1 + (8 * ranks.double() + 1).sqrt()) / 2).long()
     j = j - (j * (j - 1) // 2 > ranks).long()  # the square root may be rounded
     j = j + (j * (j + 1) // 2 <= ranks).long()
@@ -132,14 +125,22 @@ class LinkBatches:
             yield Links(edges[order[chunk]], negatives[chunk])
 
 
-def distinct(size: int, count: int, generator: torch.Generator | None) -> Tensor:
-    """``count`` distinct numbers below ``size``, uniform, in random order."""
-    if 2 * count >= size:
-        return torch.randperm(size, generator=generator)[:count]
-    found = torch.empty(0, dtype=torch.int64)
-    while len(found) < count:  # each new number is uniform among those that are not there yet
-        more = torch.cat([found, torch.randint(size, (count - len(found),), generator=generator)])
-        values, place = torch.unique(more, return_inverse=True)
-        first = torch.full((len(values),), len(more)).scatter_reduce(0, place, torch.arange(len(more)), "amin")
-        found = more[first.sort().values]
-    return found
+def distinct(free: int, count: int, generator: torch.Generator | None, taken: Tensor) -> Tensor:
+    """``count`` distinct whole numbers, uniform and in random order, of the ``free`` smallest that are not ``taken``.
+
+    Args:
+        free: how many there are.
+        count: at most so many.
+        generator: of the draws, on the CPU.
+        taken: ascending, without repetition; the result is on their device.
+    """
+    if 2 * count >= free:
+        found = torch.randperm(free, generator=generator)[:count]
+    else:
+        found = torch.empty(0, dtype=torch.int64)
+        while len(found) < count:  # each new number is uniform among those that are not there yet
+            more = torch.cat([found, torch.randint(free, (count - len(found),), generator=generator)])
+            found = more[first_rows(more)[1].sort().values]
+    found = found.to(taken.device)
+    # As many taken numbers come before the k-th free one as have at most k free ones before them.
+    return found + torch.searchsorted(taken - torch.arange(len(taken), device=taken.device), found, right=True)

@@ -21,12 +21,23 @@ def split_nodes(nodes: int | Tensor, validation: float = 0.1, test: float = 0.8,
         InputError: a set that would be empty.
     """
     chosen = torch.arange(nodes) if isinstance(nodes, int) else nodes
-    sizes = [int(share * len(chosen)) for share in (validation, test)]
-    if min(sizes) < 1 or sum(sizes) >= len(chosen):
-        raise InputError(
-            f"{len(chosen)} nodes split {validation:g} / {test:g} make {sizes[0]} for validation, {sizes[1]} for test, "
-            f"{len(chosen) - sum(sizes)} for training, expected at least 1 each"
-        )
-    order = torch.randperm(len(chosen), generator=generator(seed, 0))
-    parts = chosen[order].split([*sizes, len(chosen) - sum(sizes)])  # type: ignore[no-untyped-call]
+    parts = split_rows(chosen, validation, test, generator(seed, 0), f"{len(chosen)} nodes")
     return {name: part.sort().values for name, part in zip(("validation", "test", "train"), parts, strict=True)}
+
+
+def split_rows(
+    rows: Tensor, validation: float, test: float, generator: torch.Generator, what: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows for validation, for testing and for training, in random order: shares rounded down, and the rest.
+
+    Raises `InputError` where one of them would be empty; ``what`` says of what.
+    """
+    held, tested = (int(share * len(rows)) for share in (validation, test))
+    left = len(rows) - held - tested
+    if min(held, tested, left) < 1:
+        raise InputError(
+            f"{what} split {validation:g} / {test:g} make {held} for validation, {tested} for test, {left} for training, "
+            "expected at least 1 each"
+        )
+    mixed = rows[torch.randperm(len(rows), generator=generator)]
+    return mixed[:held], mixed[held : held + tested], mixed[held + tested :]

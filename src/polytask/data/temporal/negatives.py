@@ -8,6 +8,7 @@ from torch import Tensor
 from polytask.data.graph.links import distinct
 from polytask.data.temporal.events import Events
 from polytask.errors import InputError, suggest
+from polytask.nn.graph import first_rows
 
 NEGATIVES = ("random", "historical", "inductive")
 """The kinds of negatives, from the easiest to the hardest."""
@@ -43,8 +44,7 @@ class Negatives:
         if kind == "random":
             return
         known = known or past
-        pairs, place = torch.unique(whole.pairs, return_inverse=True)
-        first = torch.full((len(pairs),), len(whole)).scatter_reduce(0, place, torch.arange(len(whole)), "amin")
+        pairs, first = first_rows(whole.pairs)
         if kind == "inductive" and known is not None:
             new = ~torch.isin(pairs, known.pairs)
             pairs, first = pairs[new], first[new]
@@ -65,10 +65,7 @@ class Negatives:
         now = self.rank[torch.isin(self.pairs, now)]
         taken = now[now < old].sort().values
         free = old - len(taken)
-        ranks = distinct(free, min(count, free), generator)
-        # As many taken pairs come before the k-th free one as have at most k free ones before them.
-        ranks = ranks + torch.searchsorted(taken - torch.arange(len(taken)), ranks, right=True)
-        found = self.by_age[ranks]
+        found = self.by_age[distinct(free, min(count, free), generator, taken)]
         source = self.events.source[start:stop].clone()
         source[: len(found)], destination[: len(found)] = found // self.events.nodes, found % self.events.nodes
         return source, destination

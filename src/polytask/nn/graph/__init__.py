@@ -6,7 +6,7 @@ from polytask.nn.graph.convolution import GCNConv, linear
 from polytask.nn.graph.csr import CSR, SparseBuffer, adjacency
 from polytask.nn.graph.embedding import Around, AttentionEmbedding, IdentityEmbedding, TimeProjection
 from polytask.nn.graph.memory import TemporalMemory, Updated
-from polytask.nn.graph.messages import LastMessages, alternating, last_rows
+from polytask.nn.graph.messages import LastMessages, alternating, first_rows, last_rows
 from polytask.nn.graph.node_table import NodeTable, Snapshot
 from polytask.nn.graph.normalise import propagate, random_walk, symmetric, with_loops
 from polytask.nn.graph.overlap import NeighbourSets, cap_degrees, common_neighbours, neighbour_sets
@@ -39,6 +39,7 @@ __all__ = [
     "common_neighbours",
     "drop_edges",
     "dropout",
+    "first_rows",
     "from_pyg",
     "k_hop",
     "last_rows",

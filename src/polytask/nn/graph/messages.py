@@ -19,6 +19,12 @@ def last_rows(nodes: Tensor) -> tuple[Tensor, Tensor]:
     return distinct, torch.zeros_like(distinct).scatter_reduce(0, inverse, rows, "amax")
 
 
+def first_rows(nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ones of ``nodes`` ``(M,)`` in ascending order, and the place at which each stands first."""
+    distinct, from_the_end = last_rows(nodes.flip(0))
+    return distinct, len(nodes) - 1 - from_the_end
+
+
 def alternating(first: Tensor, second: Tensor) -> Tensor:
     """``first[0], second[0], first[1], ...``: both ends of events, in the order of the events."""
     return torch.stack([first, second], 1).flatten(0, 1)
