@@ -157,13 +157,18 @@ def magnitude_masks(network: nn.Module, sparsity: float, scope: Scope = "global"
     return masks_by_score({name: weight.detach().abs() for name, weight in maskable(network).items()}, sparsity, scope)
 
 
-def masks_by_score(scores: Mapping[str, Tensor], sparsity: float, scope: Scope = "global") -> Masks:
+def masks_by_score(
+    scores: Mapping[str, Tensor], sparsity: float, scope: Scope = "global", within: Masks | None = None
+) -> Masks:
     """Masks that leave out the weights of smallest score.
 
     Args:
         scores: of each weight, by the parameter's name, in its shape.
         sparsity, scope: as for `magnitude_masks`.
+        within: what these masks leave out goes first, whatever its score.
     """
+    for name, mask in (within.keep if within is not None else {}).items():
+        scores = {**scores, name: scores[name].masked_fill(~mask.to(scores[name].device), -torch.inf)}
     if not 0 <= sparsity <= 1 or scope not in ("global", "layer"):
         raise InputError(f"sparsity {sparsity}, scope {scope!r}: expected 0 up to 1, and 'global' or 'layer'")
     flat = {name: values.detach().flatten().cpu() for name, values in scores.items()}

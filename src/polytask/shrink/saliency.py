@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import Any, TypeAlias
 
 import torch
@@ -39,11 +40,8 @@ def snip_masks(network: nn.Module, loss: Loss, batches: Iterable[Any], sparsity:
     """
     weights = _trained(network)
     with evaluating(network):
-        gradients = [_gradient(network, loss, batch, weights) for batch in batches]
-    total = [torch.stack(each).sum(0) for each in zip(*gradients, strict=True)]
-    return masks_by_score(
-        {name: (w * g).abs() for (name, w), g in zip(weights.items(), total, strict=True)}, sparsity, scope
-    )
+        g = _summed(_gradient(network, loss, batch, weights) for batch in batches)
+    return masks_by_score({name: (w * d).abs() for (name, w), d in zip(weights.items(), g, strict=True)}, sparsity, scope)
 
 
 def grasp_masks(network: nn.Module, loss: Loss, batches: Iterable[Any], sparsity: float, scope: Scope = "global") -> Masks:
@@ -57,10 +55,8 @@ def grasp_masks(network: nn.Module, loss: Loss, batches: Iterable[Any], sparsity
     """
     weights, batches = _trained(network), list(batches)
     with evaluating(network):
-        gradients = [_gradient(network, loss, batch, weights) for batch in batches]
-        g = [torch.stack(each).sum(0) for each in zip(*gradients, strict=True)]
-        products = [_gradient(network, loss, batch, weights, along=g) for batch in batches]
-    hg = [torch.stack(each).sum(0) for each in zip(*products, strict=True)]
+        g = _summed(_gradient(network, loss, batch, weights) for batch in batches)
+        hg = _summed(_gradient(network, loss, batch, weights, along=g) for batch in batches)
     return masks_by_score({name: w * h for (name, w), h in zip(weights.items(), hg, strict=True)}, sparsity, scope)
 
 
@@ -86,9 +82,8 @@ def synflow_masks(network: nn.Module, *inputs: Any, sparsity: float, scope: Scop
             flow = torch.stack([x.sum() for x in tree_leaves(twin(*ones)) if isinstance(x, Tensor)]).sum()
             gradients = torch.autograd.grad(flow, list(weights.values()), materialize_grads=True)
         scores = {name: (w * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
-        for name, mask in masks.keep.items():  # what is out stays out, also where nothing flows any more
-            scores[name] = scores[name].masked_fill(~mask.to(scores[name].device), -1)
-        masks = masks_by_score(scores, 1 - (1 - sparsity) ** (number / rounds), scope)
+        # What is out stays out, also where nothing flows any more.
+        masks = masks_by_score(scores, 1 - (1 - sparsity) ** (number / rounds), scope, within=masks)
     return masks
 
 
@@ -100,7 +95,7 @@ def _trained(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _gradient(
-    network: nn.Module, loss: Loss, batch: Any, weights: dict[str, nn.Parameter], along: list[Tensor] | None = None
+    network: nn.Module, loss: Loss, batch: Any, weights: dict[str, nn.Parameter], along: Sequence[Tensor] | None = None
 ) -> tuple[Tensor, ...]:
     """The gradient of the loss, or its Hessian times a vector."""
     own = list(weights.values())
@@ -109,6 +104,11 @@ def _gradient(
         return found
     inner = torch.stack([(a * b).sum() for a, b in zip(found, along, strict=True)]).sum()
     return torch.autograd.grad(inner, own, materialize_grads=True)
+
+
+def _summed(gradients: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """Batch after batch, so that no more than two batches' gradients are held."""
+    return list(reduce(lambda total, each: [a + b for a, b in zip(total, each, strict=True)], gradients))
 
 
 def _ones(x: Tensor) -> Tensor:

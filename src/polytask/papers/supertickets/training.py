@@ -159,9 +159,7 @@ def _pruned(network: nn.Module, masks: Masks, sparsity: float) -> Masks:
     if sparsity == 0:
         return masks
     scores = {name: weight.detach().abs() for name, weight in maskable(network).items()}
-    for name, mask in masks.keep.items():
-        scores[name] = scores[name].masked_fill(~mask.to(scores[name].device), -1)
-    return masks_by_score(scores, sparsity)
+    return masks_by_score(scores, sparsity, within=masks)
 
 
 def _calibrated(network: nn.Module, masks: Masks, calibration: Sequence[Any]) -> Ticket:
