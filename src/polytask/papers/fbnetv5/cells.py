@@ -52,8 +52,7 @@ SETTINGS: Mapping[str, Mapping[str, tuple[int, float]]] = {
     "": {"one run": (9, 2.0), "separate": (9, 4.0), "unweighed": (15, 2.0), "joint": (9, 1.0)},
     " best": {"one run": (15, 4.0), "separate": (15, 4.0), "unweighed": (9, 2.0), "joint": (9, 4.0)},
 }
-"""Samples in a batch and the length of a step. Of 9, 15 and 24 samples and lengths of 0.5, 1, 2 and 4 for each arm the one
-of
+"""Samples in a batch and the length of a step. Of 9, 15 and 24 samples and lengths of 0.5, 1, 2 and 4 for each arm those of
 the least mean regret over seeds 100 to 107: of the most probable cells, and of the best measured."""
 KINDS: Mapping[str, type[MultiTaskReinforce]] = {"unweighed": Unweighed, "joint": Joint}
 

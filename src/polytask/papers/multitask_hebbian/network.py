@@ -47,7 +47,8 @@ class HebbianNetwork(nn.Module):
 
     def step(self, states: Tensor) -> Tensor:
         """All spins of states ``(..., N)`` at once along their fields, at zero temperature; a spin without a field stays."""
-        return torch.where(self.fields(states) == 0, states.double(), self.fields(states).sign()).to(states.dtype)
+        fields = self.fields(states)
+        return torch.where(fields == 0, states.double(), fields.sign()).to(states.dtype)
 
     def sweeper(self) -> Sweeper:
         """What updates spins one after another, for `heat_bath` and `relax`."""
