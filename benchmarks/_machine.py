@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 
@@ -37,3 +38,9 @@ def sentence(about: dict[str, Any]) -> str:
         f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB, threads {about['threads']}, load {load}; "
         f"Python {about['python']}, torch {about['torch']}, polytask {about['polytask']}; {about['date']}"
     )
+
+
+def resident(field: str) -> int:
+    """Bytes of this process, by Linux: ``"RssAnon"``, those not of files, or ``"VmHWM"``, the most there were at a time."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split(f"{field}:")[1].split()[0])

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from benchmarks._machine import machine, sentence
+from benchmarks._machine import machine, resident, sentence
 from benchmarks._steps import STEPS, TORCHJD, Problem, work
 from torch import Tensor
 
@@ -249,11 +249,6 @@ def peak(name: str, network: str, count: int) -> float:
     before = resident("VmHWM")
     function()
     return (resident("VmHWM") - before) / 1e6
-
-
-def resident(field: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
 # Solvers

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from benchmarks._machine import machine
 from benchmarks._page import Row, page
+from benchmarks._timing import seconds
 
 from polytask.files import write_json, write_text
 from polytask.papers.multitask_hebbian import diluted_patterns, heat_bath, hierarchical_state, magnetisations, stored
@@ -110,12 +110,6 @@ def agreement(factors: torch.Tensor, state: torch.Tensor, loops: dict[str, Loop]
     means["theirs"] = torch.stack(looped).mean(0).tolist()
     differences = [abs(a - b) for a, b in zip(means["ours"], means["theirs"], strict=True)]
     return {"same": same, "magnetisations": means, "difference": max(differences)}
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 def rows(results: dict[str, Any]) -> list[Row]:

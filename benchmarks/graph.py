@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,8 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks._machine import machine
+from benchmarks._machine import machine, resident
 from benchmarks._page import Row, page
+from benchmarks._timing import ratio, seconds
 from torch import Tensor
 
 import polytask as pt
@@ -36,14 +35,6 @@ from polytask.papers.ncn import NCN, Encoder, LinkPredictor, preset
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 64
-
-Run = Callable[[], Any]
-
-
-def seconds(run: Run) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 def generated(nodes: int, edges: int) -> Tensor:
@@ -76,7 +67,7 @@ def scoring(rounds: int, nodes: int, count: int) -> dict[str, Any]:
     ours = partial(model.score, pairs, chunk=count)
     for other in theirs.values():
         torch.testing.assert_close(ours(), other(), atol=1e-3, rtol=1e-3)
-    found = {name: _ratio(ours, other, rounds) for name, other in theirs.items()}
+    found = {name: ratio(ours, other, rounds) for name, other in theirs.items()}
     return {**found, "edges": len(edges), "common": _share(graph, pairs)}
 
 
@@ -133,12 +124,6 @@ def _predicted(model: NCN, h: Tensor, total: Tensor, pairs: Tensor) -> Tensor:
     return logits
 
 
-def _ratio(ours: Run, theirs: Run, rounds: int) -> dict[str, float]:
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds + 1)][1:]  # the first round warms up
-    found = {"ours": statistics.median(a for a, _ in pairs), "theirs": statistics.median(b for _, b in pairs)}
-    return {"ratio": statistics.median(a / b for a, b in pairs), **found}
-
-
 # Training
 
 
@@ -163,13 +148,18 @@ def large(steps: int, nodes: int = 1_000_000, edges: int = 10_000_000) -> dict[s
     ends = generated(nodes, edges)
     graph = adjacency(ends, nodes)
     model = NCN(Encoder(WIDTH, hidden=WIDTH), LinkPredictor(WIDTH), graph, torch.randn(nodes, WIDTH), fanouts=[10])
-    held = anonymous()
+    held = resident("RssAnon") / 2**30
     links = Links(ends[:1000], torch.randint(nodes, (1000, 2)))
     split = LinkSplit(graph, ends[: 1024 * steps], links, links)
     fitted = pt.fit(model, LinkBatches(split, 1024), steps=steps, lr=1e-3)
     model.eval()
     took = seconds(lambda: model.score(ends[:20_000], chunk=2048))
-    return {"step": fitted.seconds / steps, "links a second": 20_000 / took, "held GiB": held, "peak GiB": peak()}
+    return {
+        "step": fitted.seconds / steps,
+        "links a second": 20_000 / took,
+        "held GiB": held,
+        "peak GiB": resident("VmHWM") / 2**30,
+    }
 
 
 # Streams
@@ -206,7 +196,7 @@ def memory(rounds: int, count: int, nodes: int = 10_000, width: int = 100, batch
         return store.last()
 
     torch.testing.assert_close(tensors(), dictionary())
-    found["store"] = _ratio(tensors, dictionary, rounds)
+    found["store"] = ratio(tensors, dictionary, rounds)
 
     @torch.no_grad()
     def ours() -> Tensor:
@@ -230,7 +220,7 @@ def memory(rounds: int, count: int, nodes: int = 10_000, width: int = 100, batch
         return states
 
     torch.testing.assert_close(ours(), theirs())
-    return {**found, "memory": _ratio(ours, theirs, rounds)}
+    return {**found, "memory": ratio(ours, theirs, rounds)}
 
 
 class _Dictionary:
@@ -259,21 +249,6 @@ class _Dictionary:
             if messages:
                 found[node] = messages[-1][0]
         return found
-
-
-def anonymous() -> float:
-    """Memory that is not of files, in GiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 2**20
-    return float("nan")
-
-
-def peak() -> float:
-    """The most memory that was resident, in GiB."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 # The page

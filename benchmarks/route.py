@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from benchmarks._machine import machine
 from benchmarks._page import Row, page
+from benchmarks._timing import Run, ratio, seconds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,13 +33,9 @@ from polytask.route import Endpoint, Expert, NGramFeatures, Router, SentenceFeat
 
 RESULTS = Path(__file__).parent / "results"
 
-Run = Callable[[], Any]
-
 
 def milliseconds(run: Run) -> float:
-    started = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - started)
+    return 1000 * seconds(run)
 
 
 # Dispatch
@@ -76,15 +72,9 @@ def dispatching(rounds: int) -> dict[str, Any]:
 
     torch.testing.assert_close(ours(), masks(), atol=1e-5, rtol=1e-4)
     return {
-        name: _ratio(partial(how, ours), partial(how, masks), rounds)
+        name: ratio(partial(how, ours), partial(how, masks), rounds)
         for name, how in (("forward", forward), ("training", training))
     }
-
-
-def _ratio(ours: Run, theirs: Run, rounds: int) -> dict[str, float]:
-    pairs = [(milliseconds(ours), milliseconds(theirs)) for _ in range(rounds + 1)][1:]  # the first round warms up
-    found = {"ours": statistics.median(a for a, _ in pairs), "theirs": statistics.median(b for _, b in pairs)}
-    return {"ratio": statistics.median(a / b for a, b in pairs), **found}
 
 
 # Deciding

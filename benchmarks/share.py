@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from benchmarks._machine import machine
 from benchmarks._page import Row, page
+from benchmarks._timing import Run, ratio
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,8 +34,6 @@ RESULTS = Path(__file__).parent / "results"
 TASKS = [f"task{i}" for i in range(8)]
 LINEAR = ["*.query", "*.key", "*.value", "*.dense"]
 TOKENS = 32
-
-Run = Callable[[], Any]
 
 
 def minilm(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -62,19 +61,6 @@ def trained(model: nn.Module, ids: Tensor, task: str | None = None, index: Tenso
         return
     with task_scope(task if index is None else TASKS, index):  # type: ignore[arg-type]
         loss_of(model, ids).backward()
-
-
-def ratio(ours: Run, theirs: Run, rounds: int) -> dict[str, float]:
-    """Seconds of each, the median, and the median over rounds of ours divided by theirs."""
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(rounds + 1):
-        for name, run in (("ours", ours), ("theirs", theirs)):
-            started = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - started)
-    kept = {name: found[1:] for name, found in times.items()}  # the first round warms up
-    ratios = [a / b for a, b in zip(kept["ours"], kept["theirs"], strict=True)]
-    return {"ratio": statistics.median(ratios), **{name: statistics.median(found) for name, found in kept.items()}}
 
 
 def saved_bytes(run: Callable[[], Tensor], model: nn.Module) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks._machine import machine
+from benchmarks._machine import machine, resident
 from benchmarks._page import Row, page
 
 from polytask.files import write_json, write_text
@@ -138,7 +138,6 @@ def asked(folder: Path) -> dict[str, Any]:
                 times[name].append((1000 * clock.wall[name], 1000 * clock.cpu[name]))
         recall.append(len(set(found["embedding"].ids) & set(found["exact"].ids)) / 10)
         scored.append(found["hybrid"].scored)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     walls, cpus = ({name: np.array(each)[:, side] for name, each in times.items()} for side in (0, 1))
     return {
         "ms": {name: float(np.median(each)) for name, each in walls.items()},
@@ -146,8 +145,8 @@ def asked(folder: Path) -> dict[str, Any]:
         "cpu_ms": {name: float(np.median(each)) for name, each in cpus.items()},
         "recall": statistics.mean(recall),
         "scored": statistics.mean(scored),
-        "peak_gb": int(status["VmHWM"].split()[0]) * 1024 / 1e9,
-        "anonymous_gb": int(status["RssAnon"].split()[0]) * 1024 / 1e9,
+        "peak_gb": resident("VmHWM") / 1e9,
+        "anonymous_gb": resident("RssAnon") / 1e9,
     }
 
 
