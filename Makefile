@@ -49,7 +49,7 @@ lock: install  ## choose new versions: writes requirements/lock.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@{ echo '# Exact versions for Python 3.11 and newer, made by `make lock`. What torch needs for a GPU, it asks for itself.'; \
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-header --no-annotate --quiet \
-		--extra fast --extra graph --extra onnx --extra ray --extra search --extra tensorboard --extra text --extra web --group dev --group docs pyproject.toml requirements/lock.in \
+		--extra control --extra fast --extra graph --extra onnx --extra ray --extra search --extra tensorboard --extra text --extra web --group dev --group docs pyproject.toml requirements/lock.in \
 		| grep -vE '^(nvidia|cuda|triton)\b'; } > requirements/lock.txt.new
 	@mv requirements/lock.txt.new requirements/lock.txt
 
