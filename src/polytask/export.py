@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from polytask import __version__
 from polytask.data.examples import Inputs
+from polytask.data.graph import GraphSchema
 from polytask.errors import InputError, optional
 from polytask.files import replacing
 
@@ -58,6 +59,8 @@ def export_onnx(saved: Saved, path: Path | str, inputs: Inputs | None = None) ->
     for module in ("onnx", "onnxscript", "onnxruntime"):
         optional(module, "onnx")
     path = Path(path)
+    if isinstance(saved.schema, GraphSchema):
+        raise InputError(f"{path}: {saved.path} is a model of a graph, which it reads in every pass; it cannot be exported")
     size = sum(p.numel() * p.element_size() for p in saved.model.parameters())
     if size > LARGEST:
         raise InputError(f"{path}: the weights have {size:,} bytes, expected at most {LARGEST:,} for an ONNX file")

@@ -1,4 +1,4 @@
-"""A saved model on tables: predictions in a stream of constant memory, and labelled rows to judge it by."""
+"""A saved model on rows of a file: predictions in a stream of constant memory, and labelled rows to judge it by."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from polytask.data.examples import Examples
+from polytask.data.graph import GraphSchema
 from polytask.data.table import labels, read_rows, read_table
 from polytask.errors import InputError
 from polytask.files import replacing
@@ -55,8 +56,11 @@ def predict_table(
     The output has the column ``row`` and each task's columns (`polytask.Task.table`): for labels the class's name and the
     classes' probabilities, for regression the value. It is written beside ``out``, then renamed.
 
+    For a model of a graph the rows ask about nodes (a column ``id``), pairs of nodes (``source``, ``target``) or whole
+    graphs (``graph``), and the tasks are those of that level.
+
     Args:
-        saved: a model of a table.
+        saved: a model of a table, or of a graph.
         source: CSV, TSV (gzip too), Parquet or Arrow; columns that the model does not read are ignored.
         out: ends in one of `SINKS`.
         separator: between a text file's fields; by default a comma, or a tab for ``.tsv``.
@@ -71,7 +75,9 @@ def predict_table(
         raise InputError(f"{out}: unknown type of file, expected one that ends in {', '.join(SINKS)}")
     if out.exists() and source.exists() and out.samefile(source):
         raise InputError(f"{out}: is the input itself, expected another file to write")
-    schema = table_schema(saved)
+    if saved.schema is None:
+        raise InputError(f"{saved.path}: is no model of a table or a graph, it has no schema")
+    schema = saved.schema
     done = Predicted()
 
     def frames() -> Iterator[pl.DataFrame]:
@@ -81,7 +87,8 @@ def predict_table(
                 on_bad(row, reason)
             for start in range(0, len(chunk.frame), batch_rows):
                 inputs = schema.transform(chunk.frame[start : start + batch_rows], str(source))
-                predictions = saved.model.predict(inputs)
+                asked = schema.tasks(chunk.frame.columns) if isinstance(schema, GraphSchema) else None
+                predictions = saved.model.predict(inputs, asked)
                 columns = {ROW: chunk.rows[start : start + batch_rows]}
                 for name, prediction in predictions.items():
                     columns |= saved.model.tasks[name].table(prediction)
@@ -121,6 +128,6 @@ def read_examples(saved: Saved, source: Path | str, *, separator: str | None = N
 
 def table_schema(saved: Saved) -> Schema:
     """The model's schema; `InputError` when it is no model of a table."""
-    if saved.schema is None:
-        raise InputError(f"{saved.path}: is no model of a table, it has no schema")
+    if saved.schema is None or isinstance(saved.schema, GraphSchema):
+        raise InputError(f"{saved.path}: is no model of a table, it has no schema of one")
     return saved.schema

@@ -23,6 +23,7 @@ from polytask.files import read_json, replacing_folder, sha256, write_json
 from polytask.method import way_of_sharing
 from polytask.model import Model
 from polytask.nn.conv import ConvEncoder
+from polytask.nn.graph import GraphEncoder
 from polytask.nn.tabular import TabularEncoder
 from polytask.register import Register
 from polytask.shrink import Shrunk, resize
@@ -30,6 +31,7 @@ from polytask.task import Task
 from polytask.training.history import finite
 
 if TYPE_CHECKING:
+    from polytask.data.graph import GraphSchema
     from polytask.data.table import Schema
 
 FORMAT = 1
@@ -43,6 +45,7 @@ encoders: Register[Callable[..., nn.Module]] = Register("encoder")
 
 encoders.add("conv")(ConvEncoder)
 encoders.add("tabular")(TabularEncoder)
+encoders.add("graph")(GraphEncoder.like)
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,14 @@ class Saved:
     Attributes:
         path: its folder.
         model: the model, in evaluation mode, on the CPU.
-        schema: for a model of a table: the fitted preprocessing that turns rows into inputs; otherwise ``None``.
+        schema: for a model of a table: the fitted preprocessing that turns rows into inputs; for a model of a graph: the
+            names of its nodes, by which rows ask about them; otherwise ``None``.
         about: everything that ``model.json`` says, as docs/models.md lists it: tasks, recipe, data, versions, hashes.
     """
 
     path: Path
     model: Model
-    schema: Schema | None
+    schema: Schema | GraphSchema | None
     about: Mapping[str, Any]
 
 
@@ -166,9 +170,7 @@ def load(path: Path | str, encoder: nn.Module | None = None) -> Saved:
         raise InputError(f"{path / WEIGHTS}: does not fit the encoder {about['encoder']['class']} ({reason})") from error
     schema = None
     if SCHEMA in about["files"]:
-        from polytask.data.table import Schema
-
-        schema = Schema.from_json(read_json(path / SCHEMA), _read_tensors(path / SCHEMA_TENSORS))
+        schema = _read_schema(path)
     return Saved(path, model.eval(), schema, about)
 
 
@@ -196,10 +198,20 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
+def _read_schema(path: Path) -> Schema | GraphSchema:
+    from polytask.data.graph import GraphSchema
+    from polytask.data.table import Schema
+
+    values = read_json(path / SCHEMA)
+    if values.get("kind") == "graph":
+        return GraphSchema.from_json(values)
+    return Schema.from_json(values, _read_tensors(path / SCHEMA_TENSORS))
+
+
 def _describe_encoder(encoder: nn.Module) -> dict[str, Any]:
     kind = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
     for name, known in encoders.items():
-        if type(encoder) is known:
+        if type(encoder) in (known, getattr(known, "__self__", None)):  # a class, or a class method that makes one
             return {"name": name, "class": kind, "settings": encoder.settings()}  # type: ignore[operator]
     return {"name": None, "class": kind, "settings": {}}
 

@@ -25,14 +25,30 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
-DATA_HELP = "A table (CSV, TSV, gzip too, Parquet, Arrow), 'multidigits', or a folder of idx image files."
+DATA_HELP = "A table (CSV, TSV, gzip too, Parquet, Arrow), 'multidigits', a folder of idx image files, or a model's graph."
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """Which data to train on, and how a table becomes a data set. Options of every command that trains."""
 
-    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)]
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A table (CSV, TSV, gzip too, Parquet, Arrow), 'multidigits', or a folder of idx image files.",
+            show_default=False,
+        ),
+    ] = None
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            "--graph",
+            metavar="DIR",
+            help="In place of DATA: tables edges, nodes and graphs, ogb-style files, or a .npz or torch_geometric .pt file.",
+            show_default=False,
+        ),
+    ] = None
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,7 +57,12 @@ class DataOptions:
     ] = None
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", metavar="NAME", help="A task of image data; repeat for each.", show_default=False),
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="A task of images, or node:, link: or graph:COLUMN[:KIND] of a graph, also link:exists; repeat for each.",
+            show_default=False,
+        ),
     ] = None
     drop: Annotated[
         list[str] | None,
@@ -83,19 +104,25 @@ class DataOptions:
     def load(self) -> DataSet:
         """The data set that the options name; what a table's columns were taken for is printed on standard error."""
         from polytask.data import multi_images, multidigits
+        from polytask.data.graph import load_graph_tasks
         from polytask.data.table import load_table
 
+        if self.graph is not None:
+            if self.data is not None:
+                raise InputError(f"{self.data}: both DATA and --graph {self.graph} are given, expected one of them")
+            self._refuse_options_of_tables(str(self.graph))
+            return load_graph_tasks(self.graph, self.task or [])
+        if self.data is None:
+            raise InputError("no data: expected a table, a folder of images or 'multidigits', or --graph")
         if self.data == "multidigits" or Path(self.data).is_dir():
-            for option in ("target", "drop", "kind", "where", "split_column", "separator", "text_encoder"):
-                if getattr(self, option):
-                    raise InputError(f"{self.data}: --{option.replace('_', '-')} is for tables; choose tasks by --task")
+            self._refuse_options_of_tables(self.data)
             chosen: dict[str, Any] = {"tasks": self.task} if self.task else {}
             return multidigits(**chosen) if self.data == "multidigits" else multi_images(self.data, **chosen)
         if not Path(self.data).exists() and not Path(self.data).suffix:
             known = suggest(self.data, ["multidigits"])
             raise InputError(f"{self.data}: no such file or folder, nor built-in data: {known}")
         if self.task:
-            raise InputError(f"{self.data}: --task is for image data; name the columns to predict by --target")
+            raise InputError(f"{self.data}: --task is for images and graphs; name the columns to predict by --target")
         return load_table(
             self.data,
             self.target or [],
@@ -108,14 +135,25 @@ class DataOptions:
             text_encoder=self.text_encoder,
         )
 
+    def _refuse_options_of_tables(self, data: str) -> None:
+        for option in ("target", "drop", "kind", "where", "split_column", "separator", "text_encoder"):
+            if getattr(self, option):
+                raise InputError(f"{data}: --{option.replace('_', '-')} is for tables; choose tasks by --task")
+
 
 def labelled(saved: Saved, data: str, separator: str | None = None) -> Examples:
-    """The rows to judge a saved model by: a table's labelled rows, or the test split of image data."""
+    """The rows to judge a saved model by: a table's labelled rows, or the test split of images or of the model's graph."""
     from polytask.data import multi_images, multidigits
+    from polytask.data.graph import GraphSchema, load_graph_tasks
     from polytask.files import sha256
     from polytask.predicting import read_examples
 
     tasks = list(saved.model.tasks)
+    if isinstance(saved.schema, GraphSchema):
+        again = load_graph_tasks(data, saved.about["data"]["tasks"], seed=saved.about["data"]["seed"])
+        if again.schema.nodes != saved.schema.nodes:
+            raise InputError(f"{data}: its nodes are not those of the graph that {saved.path} is a model of")
+        return again.test
     if data == "multidigits":
         return multidigits(tasks).test
     if Path(data).is_dir():

@@ -35,6 +35,7 @@ from polytask.comparison.grouping import group
 from polytask.comparison.runner import Runner
 from polytask.comparison.trial import Trial, step_seconds
 from polytask.data.examples import DataSet
+from polytask.data.table import Schema
 from polytask.errors import InputError
 from polytask.files import read_json, write_json
 from polytask.method import Method, parse_methods
@@ -77,7 +78,7 @@ class Plan:
         count = arms * (rates + seeds) + len(self.pairs) * seeds
         count += (self.weight_trials + seeds) if self.weight_trials else 0
         count += len(self.methods) * seeds if self.equal_time else 0
-        return count + (seeds if self.data.schema is not None else 0)
+        return count + (seeds if isinstance(self.data.schema, Schema) else 0)
 
 
 def compare(
@@ -206,7 +207,7 @@ class _Comparison:
         joint[Method()] = [replace(trial, cosines=True) for trial in joint[Method()]]
         pairs = {pair: self._seeds(replace(plain, tasks=pair)) for pair in plan.pairs}
         static = self._seeds(tuned) if tuned else []
-        yardstick = self._seeds(Trial(tasks, 0, kind="yardstick")) if plan.data.schema is not None else []
+        yardstick = self._seeds(Trial(tasks, 0, kind="yardstick")) if isinstance(plan.data.schema, Schema) else []
         slower = {}
         if plan.equal_time:
             for method, trial in arm_best.items():

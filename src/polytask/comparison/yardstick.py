@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.data.examples import DataSet, Examples
+from polytask.data.table import Schema
 from polytask.errors import InputError
 from polytask.task import Binary, Classification, Ordinal, Regression, Task
 
@@ -34,7 +35,7 @@ def gradient_boosting_yardstick(data: DataSet, seed: int = 0) -> dict[str, dict[
     Raises:
         InputError: the data is no table, or a task is of a kind that trees do not predict.
     """
-    if data.schema is None:
+    if not isinstance(data.schema, Schema):
         raise InputError(f"{data.name}: is no table, the gradient boosting yardstick needs columns")
     parts = {part: _features(data, getattr(data, part)) for part in ("train", "validation", "test")}
     return {task.name: _scores(task, data, parts, seed) for task in data.tasks}

@@ -19,6 +19,9 @@ Inputs: TypeAlias = Tensor | Mapping[str, Tensor]
 Batch: TypeAlias = tuple[Inputs, Mapping[str, Tensor]]
 """Inputs and, for each task with labels, its targets."""
 
+PARTS = ("train", "validation", "test")
+"""The splits of a data set."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples(Dataset[Batch]):
@@ -91,7 +94,7 @@ class DataSet:
 
     def __post_init__(self) -> None:
         check_unique(self.tasks)
-        for split in ("train", "validation", "test"):
+        for split in PARTS:
             examples = getattr(self, split)
             if len(examples) == 0:
                 raise InputError(f"{self.name}: the {split} split has no examples, expected at least one")

@@ -98,3 +98,15 @@ def test_a_buffer_moves_with_its_module_and_is_not_saved() -> None:
     assert buffer.matrix.values is not None and buffer.matrix.values.dtype == torch.bfloat16
     assert buffer.matrix.columns.dtype == torch.int64 and not module.state_dict()
     assert module.to("meta") and buffer.matrix.columns.device.type == "meta"
+
+
+def test_a_stored_buffer_is_read_back() -> None:
+    matrix = random_graph(weighted=True)
+    other = CSR(
+        torch.zeros(matrix.height + 1, dtype=torch.int64), matrix.columns, matrix.width, torch.ones(len(matrix.columns))
+    )
+    buffer, again = SparseBuffer(matrix, stored=True), SparseBuffer(other, stored=True)
+    assert int(again.matrix.degrees.sum()) == 0  # computed of the places that it has so far
+    again.load_state_dict(buffer.state_dict())
+    assert torch.equal(again.matrix @ torch.eye(matrix.width), matrix @ torch.eye(matrix.width))
+    assert torch.equal(again.matrix.keys, matrix.keys)

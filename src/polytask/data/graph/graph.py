@@ -22,12 +22,16 @@ class GraphData:
         nodes: ``N``.
         edges: ``(E, 2)`` int64. Of an undirected graph each edge once, in one direction or the other.
         features: ``(N, F)`` float, dense or sparse; ``None`` where nodes have none.
-        labels: for each task ``(N,)``: int64 classes with -1 where one is missing, or floats with NaN.
+        labels: for each task of nodes ``(N,)``: int64 classes with -1 where one is missing, or floats with NaN.
         classes: for each task of classes their names, by number.
         edge_types: ``(E,)`` int64, as relations of a knowledge graph; ``None`` where all are of one type.
         splits: named sets of nodes, as ``"train"``.
         ids: what the file calls the nodes; ``None`` where their numbers do.
         directed: whether an edge leads from its first node to its second alone.
+        edge_labels: for each task of edges ``(E,)``, as ``labels``.
+        graph_of: ``(N,)`` int64: where several graphs are one here, the number of each node's own.
+        graph_labels: for each task of whole graphs ``(G,)``, as ``labels``.
+        graph_ids: what the file calls the graphs; ``None`` where their numbers do.
 
     Raises:
         InputError: tensors that do not fit one another, an edge to an unknown node.
@@ -43,6 +47,10 @@ class GraphData:
     splits: Mapping[str, Tensor] = field(default_factory=dict)
     ids: Sequence[Any] | None = None
     directed: bool = False
+    edge_labels: Mapping[str, Tensor] = field(default_factory=dict)
+    graph_of: Tensor | None = None
+    graph_labels: Mapping[str, Tensor] = field(default_factory=dict)
+    graph_ids: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.edges.ndim != 2 or self.edges.shape[1] != 2 or self.edges.is_floating_point():
@@ -57,11 +65,17 @@ class GraphData:
         lengths = {f"label {name!r}": len(label) for name, label in self.labels.items()}
         if self.features is not None:
             lengths["features"] = self.features.shape[0]
+        if self.graph_of is not None:
+            lengths["graph_of"] = len(self.graph_of)
         for what, length in lengths.items():
             if length != self.nodes:
                 raise InputError(f"{self.name}: {what} of {length} nodes, expected {self.nodes}")
-        if self.edge_types is not None and len(self.edge_types) != len(self.edges):
-            raise InputError(f"{self.name}: types of {len(self.edge_types)} edges, expected {len(self.edges)}")
+        of_edges = {f"label {name!r}": label for name, label in self.edge_labels.items()}
+        for what, values in {"types": self.edge_types, **of_edges}.items():
+            if values is not None and len(values) != len(self.edges):
+                raise InputError(f"{self.name}: {what} of {len(values)} edges, expected {len(self.edges)}")
+        if self.graph_labels and self.graph_of is None:
+            raise InputError(f"{self.name}: labels of graphs, expected graph_of too, which says whose nodes are whose")
 
     def adjacency(self) -> CSR:
         """The adjacency ``(N, N)``: symmetric, or of a directed graph the sources of the edges into each node."""

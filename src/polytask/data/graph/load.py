@@ -21,8 +21,8 @@ from polytask.nn.graph import CSR
 def load_graph(path: Path | str, **settings: Any) -> GraphData:
     """The graph at ``path``:
 
-    - a folder with ``edges.csv`` (or ``.tsv``, ``.parquet``, ``.arrow``, also ``.csv.gz``) and usually ``nodes.csv``: see
-      `read_graph_tables`, which takes the ``settings``;
+    - a folder with ``edges.csv`` (or ``.tsv``, ``.parquet``, ``.arrow``, also ``.csv.gz``), usually ``nodes.csv``, and
+      ``graphs.csv`` where there are several graphs: see `read_graph_tables`, which takes the ``settings``;
     - a folder with ``edge.csv.gz``, or ``raw/edge.csv.gz``: see `read_ogb`, which takes them there;
     - ``.npz``: ``edges`` ``(E, 2)``, each undirected edge once; features as ``x`` ``(N, F)``, or ``x_indptr``,
       ``x_indices``, ``x_shape`` and ``x_values``, empty where all are 1; classes ``y`` with -1 where one is missing, which
@@ -37,13 +37,10 @@ def load_graph(path: Path | str, **settings: Any) -> GraphData:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder, expected a graph")
     if path.is_dir():
-        if (path / "edge.csv.gz").exists() or (path / "raw" / "edge.csv.gz").exists():
+        if is_ogb(path):
             return read_ogb(path, **settings)
-        edges = [path / f"edges{suffix}" for suffix in SUFFIXES if (path / f"edges{suffix}").exists()]
-        if len(edges) != 1:
-            raise InputError(f"{path}: {len(edges)} tables of edges, expected one of edges.csv, edges.parquet, edge.csv.gz")
-        nodes = [path / f"nodes{suffix}" for suffix in SUFFIXES if (path / f"nodes{suffix}").exists()]
-        return read_graph_tables(edges[0], nodes[0] if nodes else None, **settings)
+        tables = graph_tables(path)
+        return read_graph_tables(tables["edges"], tables.get("nodes"), tables.get("graphs"), **settings)
     if settings:
         raise InputError(f"{path}: settings {', '.join(settings)} are for tables, expected none")
     if path.suffix == ".npz":
@@ -51,6 +48,24 @@ def load_graph(path: Path | str, **settings: Any) -> GraphData:
     if path.suffix == ".pt":
         return _read_pyg(path)
     raise InputError(f"{path}: unknown type of file, expected .npz, .pt, or a folder with tables")
+
+
+def is_ogb(folder: Path) -> bool:
+    """Whether a folder holds the files of an ogb-style data set."""
+    return (folder / "edge.csv.gz").exists() or (folder / "raw" / "edge.csv.gz").exists()
+
+
+def graph_tables(folder: Path) -> dict[str, Path]:
+    """The tables ``edges``, ``nodes`` and ``graphs`` in a folder, those that are there; `InputError` for several of one."""
+    found = {}
+    for table in ("edges", "nodes", "graphs"):
+        files = [folder / f"{table}{suffix}" for suffix in SUFFIXES if (folder / f"{table}{suffix}").exists()]
+        if len(files) > 1 or (table == "edges" and not files):
+            one = f"one of {table}.csv, {table}.parquet" + (", edge.csv.gz" if table == "edges" else "")
+            raise InputError(f"{folder}: {len(files)} tables of {table}, expected {one}")
+        if files:
+            found[table] = files[0]
+    return found
 
 
 def _read_npz(path: Path) -> GraphData:

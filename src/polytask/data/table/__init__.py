@@ -7,9 +7,10 @@ from polytask.data.table.load import load_table
 from polytask.data.table.read import Chunk, read_rows, read_table
 from polytask.data.table.schema import Schema
 from polytask.data.table.split import SPLITS, split_rows
-from polytask.data.table.targets import TARGET_KINDS, labels, target_task
+from polytask.data.table.targets import FEW, TARGET_KINDS, check_classes, describe, labels, target_task
 
 __all__ = [
+    "FEW",
     "KINDS",
     "SPLITS",
     "TARGET_KINDS",
@@ -18,6 +19,8 @@ __all__ = [
     "Number",
     "Schema",
     "Text",
+    "check_classes",
+    "describe",
     "find_leaks",
     "infer_kind",
     "labels",

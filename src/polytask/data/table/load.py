@@ -13,20 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polytask.data.examples import DataSet, Examples
+from polytask.data.examples import PARTS, DataSet, Examples
 from polytask.data.table.leaks import find_leaks
 from polytask.data.table.read import read_table
 from polytask.data.table.schema import Schema
 from polytask.data.table.sentences import Sentences
 from polytask.data.table.split import SHARES, split_rows
-from polytask.data.table.targets import describe, labels, target_task
+from polytask.data.table.targets import check_classes, describe, labels, target_task
 from polytask.errors import InputError, suggest
 from polytask.files import sha256
 from polytask.nn.sentence import text_encoder_folder
 from polytask.nn.tabular import TabularEncoder
 from polytask.task import Binary, Classification, Ordinal, Task
-
-PARTS = ("train", "validation", "test")
 
 
 def load_table(
@@ -91,7 +89,7 @@ def load_table(
     part_targets = {
         part: {column: label[torch.from_numpy(rows)] for column, label in values.items()} for part, rows in index.items()
     }
-    warnings = _check_classes(tasks, part_targets, name)
+    warnings = check_classes(tasks, part_targets, name)
     features = frame.drop({*drop, *values, *([split_column] if split in ("group", "time") and split_column else [])})
     del frame, divider
     folder = text_encoder_folder(text_encoder) if text_encoder is not None else None
@@ -208,29 +206,3 @@ def _split_column(frame: pl.DataFrame, split: str, column: str | None, tasks: Se
             raise InputError(f"{name}: a stratified split needs a target with classes, or a split column")
         column = labelled[0]
     return None if column is None else frame[column]
-
-
-def _check_classes(tasks: Sequence[Task], targets: Mapping[str, Mapping[str, Tensor]], name: str) -> list[str]:
-    """`InputError` for a class that training never sees; warnings for parts in which a target cannot be scored."""
-    warnings = []
-    for task in tasks:
-        known = {part: values[task.name][task.present(values[task.name])] for part, values in targets.items()}
-        for part, values in known.items():
-            if len(values) == 0 and part == "train":
-                raise InputError(f"{name}: target {task.name!r}: no label in the training part, expected some")
-            if len(values) == 0:
-                warnings.append(f"target {task.name!r} has no label in the {part} part")
-        if isinstance(task, Binary | Classification | Ordinal):
-            seen = {part: values.long().bincount(minlength=len(task.classes)) for part, values in known.items()}
-            for i, label in enumerate(task.classes):
-                elsewhere = {part: int(seen[part][i]) for part in PARTS[1:] if int(seen[part][i])}
-                if int(seen["train"][i]) == 0 and elsewhere:
-                    counts = " and ".join(f"{count} rows of the {part} part" for part, count in elsewhere.items())
-                    raise InputError(
-                        f"{name}: target {task.name!r}: class {label!r} is only in {counts}, none for training: "
-                        "expected more rows of it, a stratified split, or a condition (where) that leaves it out"
-                    )
-            if int((seen["train"] > 0).sum()) < 2:
-                label = task.classes[int(seen["train"].argmax())]
-                raise InputError(f"{name}: target {task.name!r}: every training label is {label!r}, expected two classes")
-    return warnings

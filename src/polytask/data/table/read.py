@@ -8,14 +8,13 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 import polars as pl
 
 from polytask.data.table.kinds import MISSING_WORDS, misfits
-from polytask.data.table.schema import Schema
 from polytask.errors import InputError, suggest
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".arrow", ".feather")
@@ -43,6 +42,18 @@ class Chunk(NamedTuple):
     frame: pl.DataFrame
     rows: pl.Series
     bad: dict[int, str]
+
+
+class Reads(Protocol):
+    """What rows of a table are for: a table's `Schema`, or a graph's."""
+
+    def check_columns(self, columns: Sequence[str], name: str) -> None:
+        """Raise `InputError` where a column is missing."""
+        ...
+
+    def misfits(self, frame: pl.DataFrame) -> Mapping[int, str]:
+        """For the place of each row that cannot be used, why."""
+        ...
 
 
 def read_table(
@@ -75,7 +86,7 @@ def read_table(
     return frame
 
 
-def read_rows(path: Path | str, schema: Schema, *, separator: str | None = None) -> Iterator[Chunk]:
+def read_rows(path: Path | str, schema: Reads, *, separator: str | None = None) -> Iterator[Chunk]:
     """The rows of a file that ``schema`` can transform, chunk by chunk in constant memory; unreadable rows by number.
 
     A row is unreadable when it has the wrong number of fields, bytes that are not UTF-8, or a value that does not fit its

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from polytask.data.examples import PARTS
 from polytask.data.table.kinds import misfits, typed
 from polytask.errors import InputError, suggest
 from polytask.task import MISSING, Binary, Classification, Ordinal, Regression, Task
@@ -92,6 +93,32 @@ def describe(task: Task, train: Tensor) -> str:
             f"mean {float(known.mean()):.4g}, from {float(known.min()):.4g} to {float(known.max()):.4g}, {len(known)} labels"
         )
     return f"target {task.name}: {task.kind} ({detail})"
+
+
+def check_classes(tasks: Sequence[Task], targets: Mapping[str, Mapping[str, Tensor]], name: str) -> list[str]:
+    """`InputError` for a class that training never sees; warnings for parts in which a target cannot be scored."""
+    warnings = []
+    for task in tasks:
+        known = {part: values[task.name][task.present(values[task.name])] for part, values in targets.items()}
+        for part, values in known.items():
+            if len(values) == 0 and part == "train":
+                raise InputError(f"{name}: target {task.name!r}: no label in the training part, expected some")
+            if len(values) == 0:
+                warnings.append(f"target {task.name!r} has no label in the {part} part")
+        if isinstance(task, Binary | Classification | Ordinal):
+            seen = {part: values.long().bincount(minlength=len(task.classes)) for part, values in known.items()}
+            for i, label in enumerate(task.classes):
+                elsewhere = {part: int(seen[part][i]) for part in PARTS[1:] if int(seen[part][i])}
+                if int(seen["train"][i]) == 0 and elsewhere:
+                    counts = " and ".join(f"{count} rows of the {part} part" for part, count in elsewhere.items())
+                    raise InputError(
+                        f"{name}: target {task.name!r}: class {label!r} is only in {counts}, none for training: "
+                        "expected more rows of it, a stratified split, or a condition (where) that leaves it out"
+                    )
+            if int((seen["train"] > 0).sum()) < 2:
+                label = task.classes[int(seen["train"].argmax())]
+                raise InputError(f"{name}: target {task.name!r}: every training label is {label!r}, expected two classes")
+    return warnings
 
 
 def _parse(target: str, columns: Sequence[str], name: str) -> tuple[str, str | None]:

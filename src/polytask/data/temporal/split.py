@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from polytask.data.examples import PARTS
 from polytask.data.stream import generator
 from polytask.data.temporal.batches import EventBatches
 from polytask.data.temporal.events import Events
 from polytask.errors import InputError, suggest
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)

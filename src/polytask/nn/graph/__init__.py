@@ -5,6 +5,7 @@ from polytask.nn.graph.augment import drop_edges, dropout, mask_features
 from polytask.nn.graph.convolution import GCNConv, linear
 from polytask.nn.graph.csr import CSR, SparseBuffer, adjacency
 from polytask.nn.graph.embedding import Around, AttentionEmbedding, IdentityEmbedding, TimeProjection
+from polytask.nn.graph.encoder import GRAPH, LINK, NODE, GraphEncoder, joined, questions
 from polytask.nn.graph.memory import TemporalMemory, Updated
 from polytask.nn.graph.messages import LastMessages, alternating, first_rows, last_rows
 from polytask.nn.graph.node_table import NodeTable, Snapshot
@@ -17,9 +18,13 @@ from polytask.nn.graph.time import TimeEncoding
 
 __all__ = [
     "CSR",
+    "GRAPH",
+    "LINK",
+    "NODE",
     "Around",
     "AttentionEmbedding",
     "GCNConv",
+    "GraphEncoder",
     "IdentityEmbedding",
     "LastMessages",
     "NeighbourSets",
@@ -41,12 +46,14 @@ __all__ = [
     "dropout",
     "first_rows",
     "from_pyg",
+    "joined",
     "k_hop",
     "last_rows",
     "linear",
     "mask_features",
     "neighbour_sets",
     "propagate",
+    "questions",
     "random_walk",
     "random_walks",
     "sample_neighbours",

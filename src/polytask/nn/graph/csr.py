@@ -197,16 +197,39 @@ def adjacency(edges: Tensor, nodes: int, values: Tensor | None = None) -> CSR:
 
 
 class SparseBuffer(nn.Module):
-    """A sparse matrix that goes where its module goes, and is no part of its state dict."""
+    """A sparse matrix that goes where its module goes.
 
-    def __init__(self, matrix: CSR) -> None:
+    Args:
+        matrix: the matrix.
+        stored: keep it in the state dict; by default it is no part of it.
+    """
+
+    def __init__(self, matrix: CSR, stored: bool = False) -> None:
         super().__init__()
-        self.matrix = matrix
+        self.width = matrix.width
+        for name in ("offsets", "columns", "values"):
+            self.register_buffer(name, getattr(matrix, name), persistent=stored)
+        self._matrix: CSR | None = matrix
+
+    offsets: Tensor
+    columns: Tensor
+    values: Tensor | None
+
+    @property
+    def matrix(self) -> CSR:
+        """The matrix, where the module is."""
+        if self._matrix is None:
+            self._matrix = CSR(self.offsets, self.columns, self.width, self.values)
+        return self._matrix
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.matrix = self.matrix.map(fn)
+        self._matrix = None
         return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._matrix = None  # what was computed of the places that it had
 
 
 def _offsets(rows: Tensor, height: int) -> Tensor:
