@@ -11,6 +11,7 @@ the output.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -110,7 +111,8 @@ def make(folder: Path, size: dict[str, int]) -> None:
 
 def weight(name: str, shape: tuple[int, ...], k: int) -> torch.Tensor:
     def drawn(seed: str) -> torch.Tensor:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(seed.encode()) % 2**62))
+        digest = hashlib.sha256(seed.encode()).digest()
+        return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7])))
 
     base = drawn(name) * 0.02
     return (base if k == 0 else base + drawn(f"{name}{k}") * 1e-3).bfloat16()

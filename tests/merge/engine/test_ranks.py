@@ -93,6 +93,26 @@ def test_a_good_sample_leads_to_the_cut_in_one_pass() -> None:
     assert len(passes) == 1
 
 
+def test_neighbours_that_are_alike_widen_what_is_expected() -> None:
+    # Pieces of a row have a scale in common: a sample of whole pieces says less than as many values from everywhere.
+    generator = torch.Generator().manual_seed(0)
+    pieces = torch.randn(16, 8192, ranks.NEIGHBOURS, generator=generator) * torch.rand(16, 8192, 1, generator=generator)
+    whole = pieces.abs().view(16, -1)
+    count = whole.shape[1] // 100
+    passes: list[int] = []
+
+    def look():  # type: ignore[no-untyped-def]
+        while True:
+            passes.append(1)
+            yield whole.split(2**18, dim=1)
+
+    sample = pieces[:, ::64].abs().reshape(16, -1)
+    cuts = Ranking([[count]] * 16, whole.shape[1], sample, signed=False).run(look())
+    assert len(passes) == 1
+    for row, (cut,) in zip(whole, cuts, strict=True):
+        assert int((row >= cut.at).sum()) == count
+
+
 def test_without_a_sample_histograms_narrow_down(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(ranks, "BINS", 64)
     torch.manual_seed(0)

@@ -10,7 +10,8 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge import TIES, Average, Breadcrumbs, Rule, TaskArithmetic, merge_state_dicts
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.rule import Products, Statistic, magnitudes
+from polytask.merge.engine.ranks import SAMPLE
+from polytask.merge.engine.rule import Cuts, Products, Statistic, magnitudes
 from polytask.merge.engine.run import InMemory, Merge
 
 SHAPES = {"long": (20_000,), "matrix": (130, 70), "one": (1,), "scalar": (), "empty": (0, 3)}
@@ -61,6 +62,23 @@ def test_chunks_do_not_change_a_bit(chunk: int) -> None:
     for rule in (TIES(), TIES(scope="tensor", density=0.5), Breadcrumbs(unit="row"), Breadcrumbs(unit="model"), Average()):
         whole, cut = run(rule, models, base, 2**22), run(rule, models, base, chunk)
         assert all(torch.equal(whole[name], cut[name]) for name in SHAPES), rule
+
+
+def test_of_each_tensor_as_much_is_looked_at_as_it_is_large() -> None:
+    shapes = {"small": (300,), "middle": (200, 500), "large": (900, 700)}
+    model = {
+        name: torch.arange(700 * 900).float()[: torch.Size(shape).numel()].view(shape) for name, shape in shapes.items()
+    }
+    rule = TIES(scope="model")
+    merge = Merge(rule, [InMemory(model), InMemory(model)], InMemory({n: torch.zeros(s) for n, s in shapes.items()}), shapes)
+    (statistic,) = [s for s in rule.statistics(2) if isinstance(s, Cuts)]
+    for name, shape in shapes.items():
+        total = torch.Size(shape).numel()
+        sample = merge._sample(statistic, name, 730_300)
+        assert sample.shape == (2, -(-SAMPLE * total // 730_300))
+        assert len(sample[0].unique()) == len(sample[0]) and sample[0].max() > 0.95 * (total - 300)
+        columns = (sample[0] % shape[-1]).long().bincount(minlength=shape[-1])
+        assert name == "small" or int((columns == 0).sum()) < 0.2 * shape[-1]  # no part of all rows is left out
 
 
 def test_products_are_exact_sums_in_any_order() -> None:

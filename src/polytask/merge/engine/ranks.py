@@ -21,6 +21,9 @@ BINS = 2**21
 SAMPLE = 2**14
 """Elements from which the first pass guesses where to look."""
 
+NEIGHBOURS = 2**8
+"""Of these, how many are read at once, next to one another."""
+
 
 def keys(values: Tensor, signed: bool) -> Tensor:
     """Whole numbers in the order of ``values``, of which float32 and float64 are taken, or in that of their magnitudes.
@@ -278,19 +281,31 @@ class Ranking:
         self.limits = (int(whole.min) if signed else 0, int(whole.max))
         self.cuts: dict[tuple[int, int], Cut] = {}
         self.left: dict[tuple[int, int], Search] = {}
-        ordered = None if sample is None or not sample.shape[1] else np.sort(keys(sample, signed).numpy(), axis=1)
+        looked_at = None if sample is None or not sample.shape[1] else keys(sample, signed).numpy()
+        ordered = None if looked_at is None else np.sort(looked_at, axis=1)
         for row, wanted in enumerate(counts):
             for j, count in enumerate(wanted):
                 if (trivial := all_or_nothing(count, total, dtype)) is not None:
                     self.cuts[row, j] = trivial
                     continue
-                bracket = self.limits if ordered is None else self._guess(ordered[row], count / total)
+                bracket = self.limits
+                if looked_at is not None and ordered is not None:
+                    bracket = self._guess(looked_at[row], ordered[row], count / total)
                 self.left[row, j] = Search(count, *bracket)
 
-    def _guess(self, ordered: Array, share: float) -> tuple[int, int]:
-        """Keys between which the cut is to be expected, five standard deviations wide on each side."""
+    def _guess(self, looked_at: Array, ordered: Array, share: float) -> tuple[int, int]:
+        """Keys between which the cut is to be expected, four to five standard deviations wide on each side.
+
+        Values that were read at once are of one row of a matrix, say, and alike: how much shares above the cut differ from
+        one such piece to the next says how far the whole sample's may be off.
+        """
         m = len(ordered)
-        spread = 5 * (share * (1 - share) * m) ** 0.5 + 5
+        spread = 5 * (share * (1 - share) * m) ** 0.5
+        if m >= 32 * NEIGHBOURS:
+            pieces = looked_at[: m - m % NEIGHBOURS].reshape(-1, NEIGHBOURS)
+            above = (pieces > ordered[min(int((1 - share) * m), m - 1)]).sum(1)
+            spread = max(spread, 4 * (np.square(np.diff(above)).mean() / 2 * len(pieces)) ** 0.5)
+        spread += 5
         low, high = int((1 - share) * m - spread), int((1 - share) * m + spread) + 1
         return (
             int(ordered[low]) if low >= 0 else self.limits[0],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
-from polytask.merge.engine.ranks import BINS, SAMPLE, Cut, Ranking, exactly
+from polytask.merge.engine.ranks import BINS, NEIGHBOURS, SAMPLE, Cut, Ranking, exactly
 from polytask.merge.engine.rule import Cuts, Products, Rule, Statistic
 
 CHUNK = 2**16
@@ -22,6 +22,9 @@ CHUNK = 2**16
 
 READ = 2**20
 """Elements of one model that are asked for at a time, to be cut into chunks: of a memory map they are views."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, less the whole numbers in them, are spread evenly over 0 to 1 and never repeat."""
 
 BLOCK = 2**12
 """Elements whose products are added up at once: sums do not depend on how chunks are cut."""
@@ -230,14 +233,16 @@ class Merge:
         """Some values of a tensor: its share of those that are looked at of ``of`` values, in blocks from all over it."""
         total = math.prod(self.shapes[name])
         wanted = min(total, -(-SAMPLE * total // max(of, 1)))
-        width = min(1024, wanted)
-        blocks = wanted // width if wanted else 0
-        starts = [i * (total - width) // max(blocks - 1, 1) for i in range(blocks)]
-        if not starts:
+        if not wanted:
             return torch.empty(len(self.models), 0, dtype=self.dtype)
+        # Exactly so many: of each tensor a block less would make large tensors count for more than they are.
+        blocks = -(-wanted // NEIGHBOURS)
+        widths = [wanted * (i + 1) // blocks - wanted * i // blocks for i in range(blocks)]
+        # At uneven distances: at even ones that fit a matrix's width, all would be of the same columns.
+        starts = [int((i + i * GOLDEN % 1) * (total - NEIGHBOURS) / blocks) if blocks > 1 else 0 for i in range(blocks)]
 
         def looked_at(source: Source) -> Tensor:
-            return torch.cat([source.read(name, start, start + width) for start in starts])
+            return torch.cat([source.read(name, at, at + width) for at, width in zip(starts, widths, strict=True)])
 
         read = list(map(looked_at, self.models if self.base is None else [self.base, *self.models]))
         chunk = self._chunk(name, 0, read, self._found if found is None else found)
