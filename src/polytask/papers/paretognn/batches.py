@@ -52,7 +52,7 @@ class PretextBatches:
         edges = 10 * (batch_size // world) if edges is None else edges
         if len(self.entries) == 0 or edges < 1 or negatives < 1:
             raise InputError(
-                f"{edges} of {len(self.entries)} edges in a step, {negatives} negatives for each, expected at least 1 of each"
+                f"{edges} of {len(self.entries)} edges in a step, {negatives} negatives for each, expected 1 or more of each"
             )
         self.graph, self.batch_size, self.negatives = graph, batch_size, negatives
         self.edges = min(edges, len(self.entries))

@@ -28,21 +28,22 @@ FILES = {
 BALANCED = {"equal": "equal", "random": "rlw", "pcgrad": "pcgrad", "pareto": "pareto"}
 """What balances all five tasks, by the arm's name."""
 ARMS = (*PRETEXTS, *BALANCED)
-WORDS, WIDTHS, HIDDEN, LR, WEIGHT_DECAY = 256, (128, 64), 128, 1e-3, 1e-5
-"""The most frequent words, which are the features; the widths of encoder and heads; AdamW's rate and decay. For all arms."""
-STEPS, BATCH, EDGES, PART = 100, 256, 512, 1024
-"""Steps; nodes that a step contrasts, edges that it tells from other pairs, and nodes of the parts that others look at."""
-PENALTIES = tuple(2.0**power for power in range(-8, 11, 3))
+WORDS, WIDTHS, HIDDEN, LR, WEIGHT_DECAY = 256, (64, 32), 64, 1e-2, 1e-5
+"""The most frequent words, which are the features; the widths of encoder and heads; AdamW's rate, high for so few steps, and decay."""
+STEPS, BATCH, EDGES, PART = 40, 128, 128, 512
+"""Steps; nodes that a step contrasts; edges that it tells from as many pairs; nodes of the parts that tasks look at."""
+FANOUTS, PENALTIES, PROBE = (10, 5), (2.0, 32.0), 100
+"""Neighbours drawn around those edges; values of ``C`` to choose from; steps of the probe of links."""
 
 
 def measure(seed: int, data: Path, steps: int = STEPS) -> Measurements:
-    """In percent, for each graph, arm and task, ``"GRAPH ARM TASK"`` (the tasks as in `TASKS`); over all graphs and tasks the
-    mean, ``"ARM score"``, and the mean rank among arms, ``"ARM rank"``, 1 for the best; and ``"best single score"``, that of
-    the pretext task that turned out best for this seed.
+    """In percent, for each graph, arm and task of `TASKS`, ``"GRAPH ARM TASK"``; over all graphs and tasks the mean, ``"ARM
+    score"``, and the mean rank among arms, ``"ARM rank"``, 1 for the best; and ``"best single score"``, that of the pretext
+    task that turned out best for this seed.
 
-    The seed draws the held-out links, the weights, the batches and views, and the splits of nodes. Every arm begins with the
-    same encoder, and has the same steps, rate and batches. One pre-training serves all four tasks: it sees the training links
-    alone, and what is reported is of its last step.
+    The seed draws the held-out links, the weights, the batches and views, and the splits of nodes. Every arm begins with
+    the same encoder, and has the same steps, rate and batches. One pre-training serves all four tasks: it sees the training
+    links alone, and what is reported is of its last step.
     """
     found: dict[str, float] = {}
     for name, file in FILES.items():
@@ -72,6 +73,7 @@ def trained(split: LinkSplit, features: Tensor, arm: str, seed: int, steps: int 
         pretexts=PRETEXTS if arm in BALANCED else (arm,),
         widths=WIDTHS,
         hidden=HIDDEN,
+        fanouts=FANOUTS,
         decor=PART,
         part=Induced(PART),
         contrasted=near,
@@ -91,7 +93,7 @@ def judged(model: ParetoGNN, graph: GraphData, split: LinkSplit, parts: Tensor, 
     """The four tasks: those of nodes with the whole graph, that of links with its training links."""
     whole = model.embed(graph.adjacency())
     found = evaluate_nodes(whole, graph.labels["class"], parts, seed, repeats=1, penalties=PENALTIES)
-    return {**found, "link": evaluate_links(model.embed(), split, seed)["auc"]}
+    return {**found, "link": evaluate_links(model.embed(), split, seed, steps=PROBE)["auc"]}
 
 
 def frequent(features: Tensor | CSR | None, words: int = WORDS) -> Tensor:

@@ -16,8 +16,8 @@ class Encoder(nn.Module):
     Args:
         inputs: the number of features.
         widths: of the convolutions; the paper has (512, 256), and a third layer for ogbn-arxiv and ogbn-products.
-        momentum: of the running statistics. At the paper's 0.99 they are all but those of the last view in training, which is
-            why `ParetoGNN.embed` measures them anew.
+        momentum: of the running statistics. At the paper's 0.99 they are all but those of the last view in training: hence
+            `ParetoGNN.embed` measures them anew.
     """
 
     def __init__(self, inputs: int, widths: Sequence[int] = (512, 256), momentum: float = 0.99) -> None:

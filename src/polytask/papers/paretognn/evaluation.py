@@ -28,8 +28,8 @@ def evaluate_nodes(
 ) -> dict[str, float]:
     """``{"class": ..., "cluster": ..., "part": ...}``: the first three of `TASKS`, for embeddings in rows of length 1.
 
-    Logistic regressions have a random 20 % of the nodes, by which they choose ``C`` (`polytask.measure.linear_probe`), and are
-    tested on the others; the mean over splits.
+    Logistic regressions have a random 20 % of the nodes, by which they choose ``C`` (`polytask.measure.linear_probe`), and
+    are tested on the others; the mean over splits.
 
     Args:
         embeddings: ``(N, D)``, of any length.
@@ -86,7 +86,7 @@ def evaluate_links(
     best, since, scores = -1.0, 0, [rows.new_zeros(1)] * 2
     for _ in range(steps):
         optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(layer(inputs)[:, 0], target).backward()
+        F.binary_cross_entropy_with_logits(layer(inputs)[:, 0], target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         with torch.no_grad():
             auc = pooled(*(layer(pairs)[:, 0] for pairs in held))["auc"]

@@ -61,7 +61,7 @@ class ParetoGNN(nn.Module):
     def losses(self, batch: PretextBatch) -> dict[str, Tensor]:
         """The loss of each pretext task, each on views and parts of its own."""
         graph = self.graph.matrix
-        return {name: task.loss(self.encoder, graph, self.features, batch) for name, task in self.pretexts.items()}  # type: ignore[operator, misc]
+        return {name: task.loss(self.encoder, graph, self.features, batch) for name, task in self.pretexts.items()}  # type: ignore[operator]
 
     def forward(self, part: tuple[CSR, Tensor, Tensor | None]) -> Tensor:
         """Embeddings of a graph's nodes, with features, and with ``sums`` as for `polytask.nn.graph.propagate`."""
@@ -78,8 +78,8 @@ class ParetoGNN(nn.Module):
 
         Args:
             graph: another adjacency of the same nodes, as one with edges that training was not to see.
-            fanouts: for graphs too large for one pass: of each layer of the encoder, how many neighbours of a node to draw, -1
-                for all; ``None`` for one pass over the whole graph.
+            fanouts: for graphs too large for one pass: of each layer of the encoder, how many neighbours of a node to draw,
+                -1 for all; ``None`` for one pass over the whole graph.
             chunk: nodes at a time, with ``fanouts``.
             measured: how many random chunks the statistics are from, with ``fanouts``.
         """
@@ -89,7 +89,8 @@ class ParetoGNN(nn.Module):
             whole = graph, self.features, None
             recalibrate(self, [whole])
             with evaluating(self):
-                return self(whole)
+                found: Tensor = self(whole)
+                return found
         drawn = torch.randperm(graph.height, device=device)[: measured * chunk].split(chunk)  # type: ignore[no-untyped-call]
         recalibrate(self, (self._around(graph, nodes, fanouts) for nodes in drawn))
         with evaluating(self):
@@ -110,6 +111,7 @@ def pareto_gnn(
     widths: Sequence[int] = (512, 256),
     hidden: int = 512,
     rates: tuple[float, float] = (0.3, 0.2),
+    fanouts: Sequence[int] = (15, 10, 5),
     decor: int = 10_000,
     part: Sampler = everything,
     contrasted: Sampler | None = None,
@@ -123,6 +125,7 @@ def pareto_gnn(
         widths: of the encoder's layers.
         hidden: of heads.
         rates: of dropped edges and masked features in the views of ``"minsg"`` and of ``"decor"``.
+        fanouts: neighbours that ``"link"`` draws in each hop.
         decor: how many nodes ``"decor"`` looks at, see `Induced`.
         part: what ``"recon"`` and ``"ming"`` see. All, as in the paper for ``"ming"``; `Neighbourhood` with a limit for a
             graph that is too large.
@@ -134,7 +137,7 @@ def pareto_gnn(
     chosen: dict[str, Pretext] = {}
     for name in pretexts:
         if name == "link":
-            chosen[name] = LinkReconstruction(width, hidden)
+            chosen[name] = LinkReconstruction(width, hidden, fanouts)
         elif name == "recon":
             chosen[name] = FeatureReconstruction(width, dense.shape[1], part=part)
         elif name == "ming":

@@ -51,7 +51,7 @@ def _order(matrix: object, cut: int) -> NDArray[np.int64]:
     sizes = np.bincount(component)
     rank = np.empty_like(sizes)
     rank[sizes.argsort(kind="stable")] = np.arange(len(sizes))
-    order = rank[component].argsort(kind="stable")
+    order: NDArray[np.int64] = rank[component].argsort(kind="stable")
     across = component[order[cut]]
     inside = np.flatnonzero(component == across)
     order[rank[component[order]] == rank[across]] = inside[_second(matrix[inside][:, inside]).argsort(kind="stable")]  # type: ignore[index]

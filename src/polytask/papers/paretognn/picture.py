@@ -36,7 +36,8 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
         if task is None:
             return np.array([measured[f"{arm} score"] for measured in measurements.values()])
         every = [[measured[f"{graph} {arm} {task}"] for graph in FILES] for measured in measurements.values()]
-        return np.array(every).mean(1)
+        mean: np.ndarray = np.array(every).mean(1)
+        return mean
 
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     panels = figure.subplots(1, 1 + len(TASKS), sharey=True)

@@ -35,8 +35,9 @@ def decorrelation(first: Tensor, second: Tensor, weight: float = 1e-3) -> Tensor
     """
     size = len(first)
     identity = torch.eye(first.shape[1], dtype=first.dtype, device=first.device)
-    apart = sum(torch.linalg.vector_norm(identity - z.t() @ z / size) for z in (first, second))
-    return torch.linalg.vector_norm((first - second) / size) + weight * apart
+    apart = torch.stack([torch.linalg.vector_norm(identity - z.t() @ z / size) for z in (first, second)]).sum()
+    together: Tensor = torch.linalg.vector_norm((first - second) / size)
+    return together + weight * apart
 
 
 def standardise(x: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ class LinkReconstruction(Pretext):
     Args:
         width: of the embeddings.
         hidden: of ``r``.
-        fanouts: how many neighbours of a node are drawn in each hop around a batch's pairs, -1 for all. Sums are those of the
-            whole graph in expectation.
+        fanouts: how many neighbours of a node are drawn in each hop around a batch's pairs, -1 for all. Sums are those of
+            the whole graph in expectation.
         dropout: of the features.
     """
 

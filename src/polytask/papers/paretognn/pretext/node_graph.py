@@ -14,8 +14,8 @@ from polytask.papers.paretognn.pretext._pretext import NodeEncoder, Pretext
 class NodeGraph(Pretext):
     """Tells nodes of the graph from those of the same graph with features permuted: Deep Graph Infomax, ICLR 2019.
 
-    The logit is ``h . W s`` with the summary ``s = sigmoid(mean h)``; the loss is the cross entropy of true nodes plus that of
-    the others.
+    The logit is ``h . W s`` with the summary ``s = sigmoid(mean h)``; the loss is the cross entropy of true nodes plus that
+    of the others.
 
     Args:
         width: of the embeddings.
