@@ -89,13 +89,20 @@ def evaluate_links(
         F.binary_cross_entropy_with_logits(layer(inputs)[:, 0], target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         with torch.no_grad():
-            auc = pooled(*(layer(pairs)[:, 0] for pairs in held))["auc"]
+            auc = _auc(*(layer(pairs)[:, 0] for pairs in held))
             since += 1
             if auc > best:
                 best, since, scores = auc, 0, [layer(pairs)[:, 0] for pairs in tested]
         if since >= patience:
             break
     return {"auc": pooled(*scores)["auc"], f"hits@{hits}": hits_at(scores[0], scores[1], hits)}
+
+
+def _auc(positive: Tensor, negative: Tensor) -> float:
+    """As `polytask.measure.pooled` has it, in a tenth of the time: this is asked for at each step."""
+    ordered = negative.sort().values
+    below = sum(torch.searchsorted(ordered, positive, right=right).double() for right in (False, True))
+    return float(below.mean()) / (2 * len(negative))  # type: ignore[union-attr]
 
 
 def _products(rows: Tensor, pairs: Tensor) -> Tensor:
