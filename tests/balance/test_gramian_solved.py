@@ -29,6 +29,7 @@ METHODS: dict[str, Callable[[], GramianWeighting]] = {
     "mgda l2": lambda: MGDA(normalise="l2"),
     "mgda loss": lambda: MGDA(normalise="loss"),
     "mgda loss+": lambda: MGDA(normalise="loss+"),
+    "mgda of losses": lambda: MGDA(of_losses=True),
     "cagrad": CAGrad,
     "cagrad 0": lambda: CAGrad(c=0.9, rescale=0),
     "cagrad 2": lambda: CAGrad(c=1.5, rescale=2),
@@ -269,6 +270,39 @@ def test_mgda_normalises_by_length_and_loss() -> None:
     for kind, s in {"none": [1, 1, 1], "l2": [1, 2, 4], "loss": [1, 2, 3], "loss+": [1, 4, 12]}.items():
         expected = torch.tensor(s) / torch.tensor([1.0, 4.0, 16.0], dtype=torch.float64)
         torch.testing.assert_close(weigh(MGDA(normalise=kind), rows), expected / expected.sum())
+
+
+def test_mgda_of_losses_leaves_the_weights_undivided() -> None:
+    rows = torch.diag(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))  # losses 1, 2, 3
+    for kind, s in {"none": [1, 1, 1], "l2": [1, 2, 4], "loss": [1, 2, 3], "loss+": [1, 4, 12]}.items():
+        expected = (torch.tensor(s) / torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)) ** 2
+        torch.testing.assert_close(weigh(MGDA(normalise=kind, of_losses=True), rows), expected / expected.sum())
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_mgda_of_losses_steps_along_the_weighted_sum_of_losses(batches: int) -> None:
+    """Shared parameters and the tasks' own have the gradient of ``sum_k w_k L_k``, with ``w`` from the shared ones alone."""
+    torch.manual_seed(0)
+    shared, heads = torch.nn.Linear(5, 4), torch.nn.ModuleList([torch.nn.Linear(4, 1) for _ in range(3)])
+    inputs = torch.randn(batches, 3, 8, 5)
+
+    def losses(i: int) -> dict[str, Tensor]:
+        each = enumerate(zip(heads, inputs[i], strict=True))
+        return {str(k): (10.0**k * head(shared(x).tanh()) - 1).square().mean() for k, (head, x) in each}
+
+    mean = {name: torch.stack([losses(i)[name] for i in range(batches)]).mean() for name in "012"}
+    grads = [torch.autograd.grad(loss, list(shared.parameters()), retain_graph=True) for loss in mean.values()]
+    unit = torch.stack([torch.cat([part.flatten() for part in grad]) for grad in grads]).double()
+    unit = unit / unit.norm(dim=1, keepdim=True)
+    w = mgda.weights(unit @ unit.T).float()
+    parameters = [*shared.parameters(), *heads.parameters()]
+    expected = torch.autograd.grad(torch.stack([*mean.values()]) @ w, parameters)
+    balancer = MGDA(normalise="l2", of_losses=True)
+    balancer.prepare(list("012"))
+    steps = [lambda i=i: losses(i) for i in range(batches)]
+    balancer.step(steps, list(shared.parameters()), lambda loss: (loss / batches).backward())
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_preferences_weigh_the_projections() -> None:

@@ -36,7 +36,7 @@ def assert_close(histories: list[object]) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("balance", ["equal", "uncertainty", "upgrad", "trimmed_mean"])
+@pytest.mark.parametrize("balance", ["equal", "uncertainty", "upgrad", "trimmed_mean", "mgda of losses"])
 def test_two_processes_equal_one_on_the_joined_batch(balance: str, accumulate: int, tmp_path: Path) -> None:
     ends = together(several.on_examples, 2, tmp_path, balance, accumulate, None)
     one = several.on_examples(0, 1, balance, 1, None)
