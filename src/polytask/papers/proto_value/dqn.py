@@ -19,7 +19,8 @@ class DoubleDQN(nn.Module):
     """Values of actions, ``(N, ...)`` to ``(N, A)``: an encoder, or none for features, and one linear layer.
 
     ``y = clip(r) + gamma^steps (1 - done) target(x', argmax_a q(x', a))``, the loss is Huber's of ``y - q(x, a)`` (van
-    Hasselt et al., AAAI 2016). A batch is a `polytask.data.control.Transition`; its rewards are clipped after their sum over steps.
+    Hasselt et al., AAAI 2016). A batch is a `polytask.data.control.Transition`; rewards are clipped after their sum over
+    steps.
 
     Args:
         actions: ``A``.
