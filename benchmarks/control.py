@@ -1,5 +1,5 @@
-"""Theory and control: sweeps of Monte Carlo on multitasking Hebbian networks, beside plain loops over spins; and the heads of
-many value functions as one layer, beside a loop over tasks.
+"""Theory and control: sweeps of Monte Carlo on multitasking Hebbian networks, beside plain loops over spins; and the heads
+of many value functions as one layer, beside a loop over tasks.
 
     python -m benchmarks.control [--quick]
 
@@ -173,8 +173,8 @@ def written(about: dict[str, Any], results: dict[str, Any]) -> str:
         f"{results['sites']:,} spins and 10 patterns, a fifth of each blank, at the temperature 0.2, after ten sweeps.",
     ]
     words += [
-        f"Heads: features of width {results['width']:,} of {EXAMPLES} transitions, all tasks' targets and losses, and gradients of",
-        "heads and features.",
+        f"Heads: features of width {results['width']:,} of {EXAMPLES} transitions, all tasks' targets and losses, and",
+        "gradients of heads and features.",
     ]
     return page("Theory and control: Monte Carlo, and values", about, words, rows(results))
 

@@ -88,8 +88,8 @@ class Atari:
 def areas(before: int, after: int) -> NDArray[np.float32]:
     """``(after, before)``: each row takes the mean over its equal part of ``before`` pixels, of which some count in part.
 
-    >>> areas(3, 2).round(2).tolist()
-    [[0.67, 0.33, 0.0], [0.0, 0.33, 0.67]]
+    >>> areas(4, 2).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
     """
     edges = np.linspace(0, before, after + 1)
     pixels = np.arange(before)

@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polytask.claim import Measurements
 from polytask.data.control import MinAtar, Policy, TransitionBatches, Transitions, epsilon_greedy, play, record
-from polytask.nn.modes import evaluating
 from polytask.papers.proto_value.cumulants import Cumulants, HashIndicators, NetworkCumulants, NetworkIndicators
 from polytask.papers.proto_value.dqn import DoubleDQN
 from polytask.papers.proto_value.lspi import lspi
@@ -55,9 +54,9 @@ def pretrained(transitions: Transitions, kind: str, tasks: int, seed: int, updat
 def measure(
     seed: int, data: Path, recorded: int = RECORDED, updates: int = UPDATES, episodes: int = EPISODES
 ) -> Measurements:
-    """``"ARM return"``, the mean over episodes, of proto-values of 1, 10 and 100 sets (``"sets 100"``), of 100 sets by hashing
-    and 100 random cumulants, of the encoder as it is at first, of pixels, of DQN, and of random actions; and ``"share"``, of
-    the observations in a set.
+    """``"ARM return"``, the mean over episodes, of proto-values of 1, 10 and 100 sets (``"sets 100"``), of 100 sets by
+    hashing and 100 random cumulants, of the encoder as it is at first, of pixels, of DQN, and of random actions; and
+    ``"share"``, of the observations in a set.
     """
     transitions = record(MinAtar(GAME), recorded, seed=1000 * seed)
     rewarded = transitions.head(recorded * REWARDED // RECORDED)

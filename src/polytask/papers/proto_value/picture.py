@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polytask.claim import Measurements
 from polytask.errors import InputError
-from polytask.papers.proto_value.rooms import GAMMA, SETS
+from polytask.papers.proto_value.four_rooms import GAMMA, SETS
 from polytask.papers.proto_value.tabular import Walk, leading, rooms, successor
 
 if TYPE_CHECKING:
