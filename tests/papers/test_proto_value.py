@@ -385,6 +385,7 @@ def test_both_experiments_run_and_are_drawn(tmp_path: Path, monkeypatch: pytest.
     pytest.importorskip("minatar")
     monkeypatch.setattr(minatar, "WARM_UP", 2)
     monkeypatch.setattr(minatar, "VALIDATION", 2)
+    monkeypatch.setattr(minatar, "LIMIT", 20)
     measured = dict(measure_rooms(0, tmp_path, updates=3, warm_up=2))
     game = dict(minatar.measure(0, tmp_path, recorded=600, updates=3, episodes=3))
     assert game == dict(minatar.measure(0, tmp_path, recorded=600, updates=3, episodes=3))

@@ -14,10 +14,11 @@ and in four rooms, where everything is known exactly:
 >>> import polytask as pt
 >>> walk, seeded = rooms(), torch.manual_seed(0)
 >>> sets = TableCumulants((torch.rand(104, 50) < 0.1).float())
->>> model = ProtoValues(torch.nn.Embedding(104, 10), sets, actions=4, width=10, gamma=0.9, rate=0.1)
+>>> encoder = torch.nn.Embedding.from_pretrained(0.1 * torch.randn(104, 10), freeze=False)
+>>> model = ProtoValues(encoder, sets, actions=4, width=10, gamma=0.9, rate=0.25)
 >>> basis = leading(successor(walk.matrix, 0.9), 10)
 >>> before = subspace_error(model.features(torch.arange(104)), basis)
->>> fitted = pt.fit(model, [walk.transitions()] * 50, steps=150, lr=0.03)
+>>> fitted = pt.fit(model, [walk.transitions()] * 50, steps=200, lr=0.03)
 >>> subspace_error(model.features(torch.arange(104)), basis) < 0.8 * before
 True
 """
