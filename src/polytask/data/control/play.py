@@ -64,10 +64,8 @@ def record(environment: Environment, steps: int, policy: Policy | None = None, s
         if done or cut:
             playing.begin()
     frames, *columns = zip(*rows, strict=True)
-    stacked = torch.from_numpy(np.stack(frames))
-    return Transitions(
-        environment.name, stacked, *(torch.tensor(c) for c in columns), environment.actions, environment.stack
-    )
+    stacked, (actions, rewards, dones, cuts) = torch.from_numpy(np.stack(frames)), map(torch.tensor, columns)
+    return Transitions(environment.name, stacked, actions, rewards, dones, cuts, environment.actions, environment.stack)
 
 
 @torch.no_grad()

@@ -38,12 +38,12 @@ from polytask.papers.proto_value.cumulants import (
     TableCumulants,
 )
 from polytask.papers.proto_value.dqn import DoubleDQN, act_on_features
+from polytask.papers.proto_value.four_rooms import measure_rooms
 from polytask.papers.proto_value.lspi import LinearValues, lspi
 from polytask.papers.proto_value.minatar import measure
 from polytask.papers.proto_value.model import ProtoValues, adam
 from polytask.papers.proto_value.networks import ImpalaEncoder, RandomNetworks, SmallEncoder
 from polytask.papers.proto_value.picture import plot, value_maps
-from polytask.papers.proto_value.four_rooms import measure_rooms
 from polytask.papers.proto_value.tabular import Walk, leading, rooms, subspace_error, successor
 
 __all__ = [

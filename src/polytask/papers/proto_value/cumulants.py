@@ -73,8 +73,8 @@ class HashIndicators(Cumulants):
         self.tasks, self.buckets = tasks, round(1 / share)
         drawn = torch.randint(PRIME, (inputs + 1, tasks), generator=generator)
         drawn[1:].clamp_(min=1)
-        self.register_buffer("offsets", drawn[0].double())
-        self.register_buffer("factors", drawn[1:].double())
+        self.register_buffer("offsets", drawn[0])
+        self.register_buffer("factors", drawn[1:])
 
     @torch.no_grad()
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:

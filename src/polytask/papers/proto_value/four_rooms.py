@@ -53,7 +53,7 @@ def measure_rooms(seed: int, data: Path, updates: int = UPDATES, warm_up: int = 
     for name, (tasks, share) in arms.items():
         torch.manual_seed(seed)
         outputs = RandomNetworks(tasks, 10, 1, seen.shape[-1], ((16, 3, 1),), scale=1.0)(seen)
-        network = nn.Embedding.from_pretrained(outputs)  # what the networks make of each state, once and for all
+        network = nn.Embedding(len(seen), tasks, _weight=outputs)  # what the networks make of each state, once and for all
         cumulants = NetworkCumulants(network, tasks) if share is None else NetworkIndicators(network, tasks, share)
         model = learned(walk, cumulants, updates, warm_up)
         found[f"{name} error"] = subspace_error(model.features(torch.arange(len(seen))), basis)

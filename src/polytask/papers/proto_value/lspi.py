@@ -41,7 +41,7 @@ def lspi(
         raise InputError(f"ridge {ridge}, iterations {iterations}: expected at least 0 and 1")
     x, ahead = with_one(batch.observation), with_one(batch.next) * batch.discount(gamma).double()[:, None]
     width, own = x.shape[1], [batch.action == a for a in range(actions)]
-    gram = torch.block_diag(*(x[rows].T @ x[rows] for rows in own))
+    gram: Tensor = torch.block_diag(*(x[rows].T @ x[rows] for rows in own))  # type: ignore[no-untyped-call]
     gram += ridge * len(x) * float(x.square().mean()) * torch.eye(len(gram), dtype=torch.float64)
     paid = torch.cat([x[rows].T @ batch.reward[rows].double() for rows in own])
     values = LinearValues(torch.zeros(actions, width, dtype=torch.float64))

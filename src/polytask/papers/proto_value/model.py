@@ -87,8 +87,7 @@ class ProtoValues(nn.Module):
 
     def label_counts(self, batch: Transition) -> dict[str, Tensor]:
         """How many transitions each loss is the mean of."""
-        count = torch.tensor(float(len(batch.action)), device=batch.action.device)
-        return {name: count for name in self.tasks if name == "thresholds" or not self._waits()}
+        return {name: torch.tensor(float(len(batch.action)), device=batch.action.device) for name in self.tasks}
 
     def losses(self, batch: Transition) -> dict[str, Tensor]:
         """``{"values": ..., "thresholds": ...}``; without ``"values"`` while training waits for the thresholds.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from polytask.errors import InputError
 
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """Channels, kernel and stride of each convolution: Mnih et al., *Human-level control*, Nature 2015."""
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 def same(x: Tensor, kernel: int, stride: int = 1, value: float = 0.0) -> Tensor:
@@ -90,8 +93,10 @@ class SmallEncoder(nn.Sequential):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = super().forward(images.to(next(self.parameters()).dtype))
-        return features
+        x = images.to(next(self.parameters()).dtype)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class RandomNetworks(nn.Module):
@@ -135,21 +140,20 @@ class RandomNetworks(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.to(self.weight.dtype) / self.scale
-        for conv, (_, kernel, stride) in zip(self.convs, self.layers, strict=True):
-            x = conv(same(x, kernel, stride)).relu()
+        for layer, (_, kernel, stride) in zip(self.convs, self.layers, strict=True):
+            x = layer(same(x, kernel, stride)).relu()
         rows = x.reshape(len(x), len(self.weight), -1).transpose(0, 1)
         outputs = torch.bmm(rows, self.weight).transpose(0, 1).reshape(len(x), -1)
         return outputs.relu() if self.final_relu else outputs
 
 
 def _conv(before: int, after: int) -> nn.Conv2d:
-    conv: nn.Conv2d = _xavier(nn.Conv2d(before, after, 3, padding=1))
-    return conv
+    return _xavier(nn.Conv2d(before, after, 3, padding=1))
 
 
-def _xavier(layer: nn.Module, networks: int = 1) -> nn.Module:
+def _xavier(layer: Layer, networks: int = 1) -> Layer:
     """Uniform weights as Glorot and Bengio's, no bias at first; of so many networks side by side each its own."""
-    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    weight, bias = layer.weight, layer.get_parameter("bias")
     field = weight[0, 0].numel() if weight.ndim > 2 else 1
     bound = math.sqrt(6 / (field * (weight.shape[1] + weight.shape[0] // networks)))
     nn.init.uniform_(weight, -bound, bound)

@@ -72,12 +72,14 @@ def rooms(plan: str = ROOMS) -> Walk:
 def successor(matrix: Tensor, gamma: float) -> Tensor:
     """``(I - gamma P)^-1`` of ``(S, S)`` transitions: how often, discounted, each state is met from each state."""
     eye = torch.eye(len(matrix), dtype=matrix.dtype)
-    return torch.linalg.solve(eye - gamma * matrix, eye)
+    found: Tensor = torch.linalg.solve(eye - gamma * matrix, eye)
+    return found
 
 
 def leading(matrix: Tensor, count: int) -> Tensor:
     """``(S, count)``: the left singular vectors with the largest singular values."""
-    return torch.linalg.svd(matrix).U[:, :count]
+    vectors: Tensor = torch.linalg.svd(matrix).U
+    return vectors[:, :count]
 
 
 def subspace_error(features: Tensor, basis: Tensor) -> float:
