@@ -34,9 +34,9 @@ from polytask.papers.proto_value import (
     successor,
     value_maps,
 )
+from polytask.papers.proto_value.four_rooms import measure_rooms
 from polytask.papers.proto_value.networks import same
 from polytask.papers.proto_value.picture import plot
-from polytask.papers.proto_value.four_rooms import measure_rooms
 
 STATES = 6
 RING = Walk(torch.stack([(torch.arange(STATES) + step) % STATES for step in (-1, 1, 3)], 1))
@@ -403,8 +403,8 @@ def test_mixed_precision_and_accumulated_batches(settings: dict[str, str]) -> No
         model = ProtoValues(SmallEncoder(1, 6, 8, 2), sets, 2, warm_up=2)
         # The same 8 transitions in each step, at once or four by four.
         size = 8 // int(str(given.get("accumulate", 1)))
-        parts = torch.arange(8).split(size)
-        batches = [record_of_images().batch(part) for part in parts]
+        transitions = record_of_images()
+        batches = [transitions.batch(part) for part in torch.arange(8).split(size)]
         pt.fit(model, Repeated(batches * 6), steps=6, optimizer=sgd, schedule="constant", **given)  # type: ignore[arg-type]
         return model.state_dict()
 
