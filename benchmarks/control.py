@@ -135,7 +135,7 @@ def heads(rounds: int, width: int) -> dict[str, float]:
             wanted = cumulants + GAMMA * target.mean(ahead)
         loss = 0.5 * (wanted - bank.taken(features, action)).square().mean()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     def theirs() -> float:
         losses = []
@@ -146,7 +146,7 @@ def heads(rounds: int, width: int) -> dict[str, float]:
             losses.append(0.5 * (wanted - found).square().mean())
         loss = torch.stack(losses).mean()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     return {**ratio(ours, theirs, rounds), "difference": abs(ours() - theirs()) / theirs()}
 
