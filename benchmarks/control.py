@@ -1,4 +1,5 @@
-"""Theory and control: sweeps of Monte Carlo on multitasking Hebbian networks, beside plain loops over spins.
+"""Theory and control: sweeps of Monte Carlo on multitasking Hebbian networks, beside plain loops over spins; and the heads
+of many value functions as one layer, beside a loop over tasks.
 
     python -m benchmarks.control [--quick]
 
@@ -20,13 +21,15 @@ import numpy as np
 import torch
 from benchmarks._machine import machine
 from benchmarks._page import Row, page
-from benchmarks._timing import seconds
+from benchmarks._timing import ratio, seconds
 
 from polytask.files import write_json, write_text
+from polytask.nn.heads import HeadBank
 from polytask.papers.multitask_hebbian import diluted_patterns, heat_bath, hierarchical_state, magnetisations, stored
 
 RESULTS = Path(__file__).parent / "results"
 DILUTION, BETA, CHAINS, TURN = 0.2, 5.0, 100, 10
+TASKS, ACTIONS, EXAMPLES, GAMMA = 100, 18, 256, 0.99
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Loop = Callable[[Array, Array], Array]
@@ -112,9 +115,45 @@ def agreement(factors: torch.Tensor, state: torch.Tensor, loops: dict[str, Loop]
     return {"same": same, "magnetisations": means, "difference": max(differences)}
 
 
+def heads(rounds: int, width: int) -> dict[str, float]:
+    """Seconds of a step of temporal differences, forward and backward, by one bank of heads and by a loop over tasks."""
+    generator = torch.Generator().manual_seed(0)
+    bank, target = HeadBank(width, TASKS, ACTIONS), HeadBank(width, TASKS, ACTIONS)
+    loops = [torch.nn.ModuleList(torch.nn.Linear(width, ACTIONS) for _ in range(TASKS)) for _ in range(2)]
+    features, ahead = torch.randn(2, EXAMPLES, width, generator=generator)
+    features.requires_grad_()
+    action = torch.randint(ACTIONS, (EXAMPLES,), generator=generator)
+    cumulants = (torch.rand(EXAMPLES, TASKS, generator=generator) < 0.01).float()
+    with torch.no_grad():  # the same weights both ways
+        for whole, each in zip((bank, target), loops, strict=True):
+            for i, head in enumerate(each):
+                head.weight.copy_(whole.weight[:, i])
+                head.bias.copy_(whole.bias[:, i])
+
+    def ours() -> float:
+        with torch.no_grad():
+            wanted = cumulants + GAMMA * target.mean(ahead)
+        loss = 0.5 * (wanted - bank.taken(features, action)).square().mean()
+        loss.backward()
+        return loss.item()
+
+    def theirs() -> float:
+        losses = []
+        for i, (head, slow) in enumerate(zip(*loops, strict=True)):
+            with torch.no_grad():
+                wanted = cumulants[:, i] + GAMMA * slow(ahead).mean(1)
+            found = head(features).gather(1, action[:, None])[:, 0]
+            losses.append(0.5 * (wanted - found).square().mean())
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        return loss.item()
+
+    return {**ratio(ours, theirs, rounds), "difference": abs(ours() - theirs()) / theirs()}
+
+
 def rows(results: dict[str, Any]) -> list[Row]:
     each = results["sweeps"]
-    plain, factors = each["couplings"]["ratio"], each["factors"]["ratio"]
+    plain, factors, bank = each["couplings"]["ratio"], each["factors"]["ratio"], results["heads"]["ratio"]
     return [
         ("a sweep, times faster than numpy spin by spin, rows of couplings", f"{plain:.0f} x", "20 x", plain >= 20),
         ("the same, spin by spin by magnetisations", f"{factors:.0f} x", "20 x", factors >= 20),
@@ -122,6 +161,8 @@ def rows(results: dict[str, Any]) -> list[Row]:
         ("mean magnetisations with other numbers differ by at most", f"{each['difference']:.4f}", "", None),
         ("milliseconds of a sweep", f"{1000 * each['factors']['ours']:.2f}", "", None),
         (f"of each of {CHAINS} chains at once", f"{1000 * each['chains']:.2f}", "", None),
+        (f"a step of {TASKS} heads x {ACTIONS} actions against a loop", f"{bank:.3f} x", "0.1 x", bank <= 0.1),
+        ("milliseconds of the step", f"{1000 * results['heads']['ours']:.1f}", "", None),
     ]
 
 
@@ -131,7 +172,11 @@ def written(about: dict[str, Any], results: dict[str, Any]) -> str:
         "medians over the rounds, drawing random numbers included. A network of",
         f"{results['sites']:,} spins and 10 patterns, a fifth of each blank, at the temperature 0.2, after ten sweeps.",
     ]
-    return page("Theory and control: Monte Carlo", about, words, rows(results))
+    words += [
+        f"Heads: features of width {results['width']:,} of {EXAMPLES} transitions, all tasks' targets and losses, and",
+        "gradients of heads and features.",
+    ]
+    return page("Theory and control: Monte Carlo, and values", about, words, rows(results))
 
 
 def main() -> None:
@@ -141,7 +186,9 @@ def main() -> None:
     torch.set_num_threads(1)
     about = machine()
     sites = 1000 if quick else 5000
-    results: dict[str, Any] = {"sites": sites, "sweeps": sweeps(5 if quick else 31, sites)}
+    width = 512 if quick else 4096
+    results: dict[str, Any] = {"sites": sites, "sweeps": sweeps(5 if quick else 31, sites), "width": width}
+    results["heads"] = heads(5 if quick else 11, width)
     print(json.dumps(results, indent=1))
     print(written(about, results))
     if not quick:
