@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch, EventBatches, Events
 from polytask.errors import InputError
-from polytask.nn.graph import TemporalMemory, Updated
-from polytask.papers._tgn import TGN, node_embedding
+from polytask.nn.graph import TemporalMemory
+from polytask.papers._tgn import TGN, Embedded, node_embedding
 from polytask.papers.pres.memory import PresMemory, incoherence
 
 
@@ -32,9 +32,10 @@ class PRES(TGN):
     def tasks(self) -> tuple[str, ...]:
         return (*super().tasks, "coherence") if self.beta else super().tasks
 
-    def auxiliary(self, batch: EventBatch, updated: Updated) -> dict[str, Tensor]:
+    def auxiliary(self, batch: EventBatch, found: Embedded) -> dict[str, Tensor]:
         if not self.beta:
             return {}
+        updated = found.updated
         rows = updated.rows(torch.unique(torch.cat([batch.source, batch.destination])))
         return {"coherence": self.beta * incoherence(updated.before[rows], updated.states[rows])}
 
