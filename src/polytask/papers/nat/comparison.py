@@ -49,8 +49,8 @@ def measure(seed: int, data: Path, epochs: int = EPOCHS) -> Measurements:
     between nodes that have not, each against all negatives; ``"ARM part K"``, AP in stretches of the test.
 
     The seed draws weights, negatives and hidden nodes. Every arm has the same epochs and rate, and reports the epoch at
-    which its AP on validation events was best. Before the inductive test caches and memories begin anew, and see all events of
-    training and validation, those of hidden nodes, too.
+    which its AP on validation events was best. Before the inductive test caches and memories begin anew, and see all events
+    of training and validation, those of hidden nodes, too.
     """
     events = load_events(data / FILES[0])[:EVENTS]
     split = split_events(events)

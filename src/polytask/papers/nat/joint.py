@@ -45,14 +45,14 @@ class Joined(NamedTuple):
         key: ``(G,)`` int64.
         code: ``(G,)`` int64: the sum of ``2^k`` for each hop ``k`` at which the first node has the key, and of ``2^(k + H)``
             for each at which the second has it, of ``H`` hops, hop 0 counted.
-        count: ``(G,)`` int64: in how many dictionaries it is.
+        times: ``(G,)`` int64: in how many dictionaries it is.
         vector: ``(G, width)``: the sum of its vectors there.
     """
 
     pair: Tensor
     key: Tensor
     code: Tensor
-    count: Tensor
+    times: Tensor
     vector: Tensor
 
 
@@ -122,7 +122,7 @@ class Pooling(nn.Module):
 
     def forward(self, joined: Joined, pairs: int, features: Tensor | None = None) -> Tensor:
         """``(pairs, width)``; ``features`` ``(N, feature_width)`` are all nodes'."""
-        parts = [] if features is None else [joined.count[:, None] * features[joined.key - 1]]
+        parts = [] if features is None else [joined.times[:, None] * features[joined.key - 1]]
         parts += [joined.vector] if self.position is None else [joined.vector, self.position(joined.code)]
         rows = F.dropout(torch.cat(parts, 1), self.dropout, self.training)
         if self.attend is not None:
@@ -135,7 +135,8 @@ class Pooling(nn.Module):
             return _sums(projected, joined.pair, pairs).view(pairs, self.heads, -1).mean(1) + self.bias
         sums = _sums(rows, joined.pair, pairs)  # first the sum, then the product with what is the same for all keys
         if self.attend is None:
-            return self.project(sums).view(pairs, self.heads, -1).mean(1) + self.bias
+            whole: Tensor = self.project(sums)
+            return whole.view(pairs, self.heads, -1).mean(1) + self.bias
         weight = self.project.weight.view(self.heads, self.width, -1)
         mixed: Tensor = F.linear(sums, weight.transpose(0, 1).flatten(1) / self.heads, self.bias)
         return mixed
@@ -148,11 +149,8 @@ def _sums(rows: Tensor, owner: Tensor, count: int) -> Tensor:
 def _softmax(scores: Tensor, owner: Tensor, count: int) -> Tensor:
     """Over the rows of each owner, in float32."""
     scores = scores.float()
-    index = owner[:, None].expand_as(scores)
-    largest = (
-        scores.detach()
-        .new_zeros(count, scores.shape[1])
-        .scatter_reduce(0, index, scores.detach(), "amax", include_self=False)
-    )
+    with torch.no_grad():
+        index = owner[:, None].expand_as(scores)
+        largest = scores.new_zeros(count, scores.shape[1]).scatter_reduce(0, index, scores, "amax", include_self=False)
     weights = (scores - largest[owner]).exp()
     return weights / _sums(weights, owner, count)[owner]

@@ -122,9 +122,10 @@ class NAT(EventModel):
             width, vector_width, feature_width, 4**self.hops, position_width, heads=heads, dropout=dropout, pool=pool
         )
         hidden = width + 2 * state_width
-        self.decoder = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for layer in (self.decoder[0], self.decoder[2]):
+        layers = nn.Linear(hidden, hidden), nn.Linear(hidden, 1)
+        for layer in layers:
             nn.init.xavier_normal_(layer.weight)
+        self.decoder = nn.Sequential(layers[0], nn.ReLU(), layers[1])
 
     @property
     def tables(self) -> list[NodeTable]:
