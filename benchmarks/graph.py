@@ -4,8 +4,8 @@ a stream of events, beside one that keeps its messages in a dictionary; NAT and 
     python -m benchmarks.graph [--quick] [--large]
 
 regenerates ``benchmarks/results/graph.json`` and ``graph.md``. What is compared runs in turn, again and again; a ratio is
-the median over the rounds. The epochs on Cora and on UCI need POLYTASK_DATA. ``--large`` trains on a generated graph of 10^6 nodes and
-10^7 edges besides, by sampling.
+the median over the rounds. The epochs on Cora and on UCI need POLYTASK_DATA. ``--large`` trains on a generated graph of
+10^6 nodes and 10^7 edges besides, by sampling.
 """
 
 from __future__ import annotations
@@ -277,11 +277,11 @@ def streams(rounds: int, count: int, batch: int = 200) -> dict[str, Any] | None:
 
     nodes, width = events.nodes, 100
     torch.manual_seed(0)
-    nat = epoch(NAT(nodes))
+    nat = epoch(NAT(nodes, width))
     found: dict[str, Any] = {
         "events": count,
         "nat": ratio(nat, tgn_of_torch_geometric(events, batch, width), rounds),
-        "nodes": ratio(epoch(NAT(10 * nodes)), nat, rounds),
+        "nodes": ratio(epoch(NAT(10 * nodes, width)), nat, rounds),
     }
     for embedding in ("identity", "attention"):
         plain = epoch(tgn(TemporalMemory(nodes, width), embedding))

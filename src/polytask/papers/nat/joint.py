@@ -126,31 +126,28 @@ class Pooling(nn.Module):
         parts += [joined.vector] if self.position is None else [joined.vector, self.position(joined.code)]
         rows = F.dropout(torch.cat(parts, 1), self.dropout, self.training)
         if self.attend is not None:
-            weights = F.dropout(
-                _softmax(F.leaky_relu(self.attend(rows), 0.2), joined.pair, pairs), self.dropout, self.training
-            )
-            rows = (weights.to(rows.dtype)[:, :, None] * rows[:, None]).flatten(1)
-        elif self.training and self.dropout:
-            projected = F.dropout(self.project(rows), self.dropout)
-            return _sums(projected, joined.pair, pairs).view(pairs, self.heads, -1).mean(1) + self.bias
-        sums = _sums(rows, joined.pair, pairs)  # first the sum, then the product with what is the same for all keys
-        if self.attend is None:
-            whole: Tensor = self.project(sums)
-            return whole.view(pairs, self.heads, -1).mean(1) + self.bias
-        weight = self.project.weight.view(self.heads, self.width, -1)
-        mixed: Tensor = F.linear(sums, weight.transpose(0, 1).flatten(1) / self.heads, self.bias)
-        return mixed
+            sums = self._attended(rows, joined.pair, pairs)
+            weight = self.project.weight.view(self.heads, self.width, -1)
+            mixed: Tensor = F.linear(sums.flatten(1), weight.transpose(0, 1).flatten(1) / self.heads, self.bias)
+            return mixed
+        if self.training and self.dropout:
+            sums = _sums(F.dropout(self.project(rows), self.dropout), joined.pair, pairs)
+        else:
+            sums = self.project(_sums(rows, joined.pair, pairs))
+        return sums.view(pairs, self.heads, -1).mean(1) + self.bias
+
+    def _attended(self, rows: Tensor, owner: Tensor, count: int) -> Tensor:
+        """``(count, heads, inputs)``: each head's mean of each owner's rows, which stand side by side, by attention."""
+        assert self.attend is not None
+        many = torch.bincount(owner, minlength=count)
+        size = int(many.max())
+        place = torch.arange(len(owner), device=owner.device) + (size * torch.arange(count, device=owner.device) - many.cumsum(0) + many)[owner]
+        apart = rows.new_zeros(count * size, rows.shape[1]).index_copy(0, place, rows).view(count, size, -1)
+        absent = torch.arange(size, device=owner.device) >= many[:, None]
+        scores = F.leaky_relu(self.attend(apart), 0.2).masked_fill(absent[:, :, None], -torch.inf)
+        weights = F.dropout(scores.softmax(1), self.dropout, self.training)
+        return weights.transpose(1, 2).to(apart.dtype) @ apart
 
 
 def _sums(rows: Tensor, owner: Tensor, count: int) -> Tensor:
     return rows.new_zeros(count, rows.shape[1]).index_add(0, owner, rows)
-
-
-def _softmax(scores: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Over the rows of each owner, in float32."""
-    scores = scores.float()
-    with torch.no_grad():
-        index = owner[:, None].expand_as(scores)
-        largest = scores.new_zeros(count, scores.shape[1]).scatter_reduce(0, index, scores, "amax", include_self=False)
-    weights = (scores - largest[owner]).exp()
-    return weights / _sums(weights, owner, count)[owner]
