@@ -28,7 +28,15 @@ def stream(count: int = 120, width: int = 2, start: float = 0.0, seed: int = 0, 
 
 def model(**changed: Any) -> NAT:
     torch.manual_seed(0)
-    chosen = {"sizes": (8, 4), "state_width": 6, "time_width": 3, "edge_width": 2, "position_width": 5, "remembered": 500}
+    chosen = {
+        "sizes": (8, 4),
+        "state_width": 6,
+        "time_width": 3,
+        "edge_width": 2,
+        "position_width": 5,
+        "remembered": 500,
+        "times": "since",
+    }
     return NAT(10, 8, **{**chosen, **changed})
 
 
@@ -178,7 +186,7 @@ def test_pooling_is_that_of_each_pair_by_itself(pool: str) -> None:
     pooled = part(join(found.slots, left, right, 3), 2, net.features)
     for pair in range(2):
         rows: dict[int, list[Any]] = {}
-        for side, node in enumerate((left[pair], right[pair])):
+        for side, node in enumerate((left[pair], right[pair])):  # all nodes are read, so places are numbers
             for k in (found.slots.owner == node).nonzero()[:, 0].tolist():
                 key, hop = int(found.slots.key[k]), int(found.slots.hop[k])
                 old = rows.setdefault(key, [torch.zeros(3), torch.zeros(4), 0])
@@ -194,18 +202,18 @@ def test_pooling_is_that_of_each_pair_by_itself(pool: str) -> None:
 # The network on a stream
 
 
-@pytest.mark.parametrize("released", [False, True])
-def test_a_batch_is_not_predicted_from_its_own_events(released: bool) -> None:
-    net, events = model(**(RELEASED if released else {})).eval(), stream()
+@pytest.mark.parametrize("changed", [{}, {"times": "absolute"}, RELEASED])
+def test_a_batch_is_not_predicted_from_its_own_events(changed: dict[str, Any]) -> None:
+    net, events = model(**changed).eval(), stream()
     net.observe(EventBatches(events[:60], 10))
     batch = next(iter(EventBatches(events[60:], 20, past=events[:60]).epoch(0)))
     with net.kept():
         whole, _, _ = net._scored(net._enter(batch))
     alone = net.score(batch.source[7:8], batch.destination[7:8], batch.time[7:8])
     torch.testing.assert_close(whole[7:8], alone)
-    changed = EventBatch(**(vars(batch) | {"features": batch.features + 1}))  # type: ignore[operator]
+    other = EventBatch(**(batch.columns | {"features": batch.features + 1}))  # type: ignore[operator]
     with net.kept():
-        torch.testing.assert_close(net._scored(net._enter(changed))[0], whole)
+        torch.testing.assert_close(net._scored(net._enter(other))[0], whole)
 
 
 @pytest.mark.parametrize("changed", [{}, {"sizes": ()}, {"sizes": (8,)}, {"position_width": 0}, RELEASED])
@@ -261,6 +269,20 @@ def test_only_differences_of_times_matter_unless_they_are_absolute() -> None:
             values.append(torch.stack([net.losses(b)["others"] for b in EventBatches(stream(start=start), 30).epoch(0)]))
     torch.testing.assert_close(*found["since"])
     assert not torch.allclose(*found["absolute"])
+
+
+def test_a_node_is_read_once_where_the_time_of_reading_does_not_matter() -> None:
+    events = stream()
+    net = model(times="absolute", replace=1.0).eval()
+    net.observe(EventBatches(events, 20))
+    nodes = torch.tensor([3, 1, 3, 3, 0])
+    found = net.read(nodes, torch.full((5,), 1e4))
+    assert found.place.tolist() == [2, 1, 2, 2, 0] and len(found.states) == 3
+    left, right = torch.tensor([0, 2, 1]), torch.tensor([1, 4, 4])
+    together = net.logits(found, left, right)
+    for pair in range(3):
+        alone = net.score(nodes[left[pair]][None], nodes[right[pair]][None], torch.tensor([2e4]))
+        torch.testing.assert_close(together[pair : pair + 1], alone)
 
 
 def test_fit_learns_and_mixed_precision_keeps_ids_and_times() -> None:

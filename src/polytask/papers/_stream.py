@@ -147,7 +147,7 @@ class EventModel(nn.Module):
 
     def snapshots(self, batch: EventBatch) -> list[Snapshot]:
         """What the batch's events will change, of each of the tables."""
-        nodes = torch.unique(torch.cat([batch.source, batch.destination]))
+        nodes, _ = batch.ends
         return [table.snapshot(None if table is self.clock else nodes) for table in self.tables]
 
     def _put_back(self, snapshots: list[Snapshot]) -> None:

@@ -63,10 +63,12 @@ class TGN(EventModel):
     def read(self, nodes: Tensor, time: Tensor) -> Embedded:
         recent = None if self.recent is None else self.recent.of(nodes)
         wanted = nodes if recent is None else torch.cat([nodes, recent.neighbours.flatten()])
-        updated: Updated = self.memory(torch.unique(wanted))
-        rows, around = updated.rows(nodes), None
+        distinct, rows = torch.unique(wanted, return_inverse=True)
+        updated: Updated = self.memory(distinct)
+        rows, others = rows[: len(nodes)], rows[len(nodes) :]
+        around = None
         if recent is not None:
-            states = updated.states[updated.rows(recent.neighbours)]
+            states = updated.states[others.view_as(recent.neighbours)]
             around = Around(states, recent.features, time[:, None] - recent.time, recent.there)
         return Embedded(self.embedding(updated.states[rows], time - updated.time[rows], around), updated)
 
@@ -75,7 +77,8 @@ class TGN(EventModel):
         return logits
 
     def write(self, batch: EventBatch, found: Embedded) -> None:
-        self.memory.advance(found.updated, batch.source, batch.destination, batch.time, batch.features, batch.labels)
+        events = batch.source, batch.destination, batch.time, batch.features, batch.labels
+        self.memory.advance(found.updated, *events, batch.ends)
         if self.recent is not None:
             self.recent.meet(batch.source, batch.destination, batch.time, batch.features)
 

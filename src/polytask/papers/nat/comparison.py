@@ -22,13 +22,14 @@ FILES = ("temporal_graphs/uci_collegemsg.npz",)
 EVENTS, BATCH, EPOCHS, LR = 20_000, 200, 3, 1e-3
 """The stream's first events; events in a batch; epochs (the paper's are up to 50); the rate (the paper's is 1e-4)."""
 STATE, WIDTH, TIME = 72, 32, 8
-"""The width of a state, for NAT and for TGN; of what NAT pools; of NAT's encoding of time."""
+"""The width of a state, for NAT and for TGN; of what NAT pools; of NAT's encoding of time,
+which is that since an event."""
 PARTS = 6
 """Stretches of the test, for the picture."""
 
 
 def _nat(nodes: int, seed: int, **settings: object) -> EventModel:
-    return NAT(nodes, WIDTH, state_width=STATE, time_width=TIME, seed=seed, **settings)  # type: ignore[arg-type]
+    return NAT(nodes, WIDTH, state_width=STATE, time_width=TIME, times="since", seed=seed, **settings)  # type: ignore[arg-type]
 
 
 ARMS: dict[str, Callable[[int, int], EventModel]] = {

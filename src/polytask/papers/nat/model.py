@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch
 from polytask.errors import InputError
-from polytask.nn.graph import NodeTable, Snapshot, TimeEncoding, alternating, last_rows
+from polytask.nn.graph import NodeTable, Snapshot, TimeEncoding, alternating
 from polytask.papers._stream import EventModel
 from polytask.papers.nat.cache import NeighbourCache
 from polytask.papers.nat.joint import Pooling, Slots, join
 
-TIMES = ("since", "absolute")
+TIMES = ("absolute", "since")
 PRESETS: dict[str, dict[str, Any]] = {
     "wikipedia": {"sizes": (32, 16), "state_width": 72, "vector_width": 4, "replace": 0.7, "heads": 2},
     "wiki-talk": {"sizes": (16,), "state_width": 72, "vector_width": 4, "replace": 0.7, "heads": 1},
 }
 """What the authors' instructions set, by data set."""
-RELEASED: dict[str, Any] = {"pool": "sum", "times": "absolute", "guard": "all"}
+RELEASED: dict[str, Any] = {"pool": "sum", "guard": "all"}
 """What the authors' code does otherwise than their paper."""
 
 
@@ -29,12 +30,13 @@ class Read(NamedTuple):
     """What the tables say of ``Q`` nodes at a time.
 
     Attributes:
-        nodes: ``(Q,)`` int64.
-        states: ``(Q, state_width)`` with each node's last event folded in.
+        place: ``(Q,)`` int64, where each stands among the ``R`` that were read: where the time of reading does not matter a
+            node is read once.
+        states: ``(R, state_width)`` with each node's last event folded in.
         slots: of their caches, with refreshed vectors.
     """
 
-    nodes: Tensor
+    place: Tensor
     states: Tensor
     slots: Slots
 
@@ -65,7 +67,8 @@ class NAT(EventModel):
         features: ``(nodes, F)`` of the nodes; the state dict does not have them.
         remembered: how many of the last events have their features kept, for the slots to look up; older ones count as 0.
         replace, guard, seed: of `NeighbourCache`.
-        times: ``t`` is the time ``"since"`` the event, at the reading, or ``"absolute"``, as in the authors' code.
+        times: ``t`` is the event's time, ``"absolute"``, in float64, or the time ``"since"`` it, at the reading, which costs
+            more: a node is then read for each pair that it is in.
         heads, dropout, pool: of `Pooling`.
     """
 
@@ -85,7 +88,7 @@ class NAT(EventModel):
         replace: float = 0.7,
         guard: str = "collisions",
         seed: int = 0,
-        times: str = "since",
+        times: str = "absolute",
         heads: int = 2,
         dropout: float = 0.1,
         pool: str = "attention",
@@ -133,22 +136,26 @@ class NAT(EventModel):
 
     def read(self, nodes: Tensor, time: Tensor) -> Read:
         cache, last = self.cache, self.last
+        place = torch.arange(len(nodes), device=nodes.device)
+        if self.times == "absolute":
+            nodes, place = torch.unique(nodes, return_inverse=True)
+            time = time[: len(nodes)]
         keys = cache.key[nodes]
         keys[:, 0] = nodes + 1  # a node has itself at hop 0 before its first event, too
         flat = (keys > 0).flatten().nonzero()[:, 0]
         owner, slot = flat // cache.slots, flat % cache.slots
         row = torch.full_like(keys, -1)
         row.view(-1)[flat] = torch.arange(len(flat), device=flat.device)
-        place, key = nodes[owner] * cache.slots + slot, keys.view(-1)[flat]
-        event, when = cache.event.view(-1)[place], cache.time.view(-1)[place]
-        vector = cache.vector.view(-1, cache.width)[place]
-        inputs = self._inputs(last.column("state")[key - 1], event, when, time[owner])
-        fresh = self.vector_cell(self.to_vector(inputs), vector)
-        fresh = fresh * (event > 0)[:, None]
+        stored, key = nodes[owner] * cache.slots + slot, keys.view(-1)[flat]
+        event, when = cache.event.view(-1)[stored], cache.time.view(-1)[stored]
+        vector = cache.vector.view(-1, cache.width)[stored]
+        inputs = self._inputs(self.to_vector, last.column("state")[key - 1], event, when, time[owner])
+        fresh = self.vector_cell(inputs, vector) * (event > 0)[:, None]
         slots = Slots(owner, slot, cache.hop[slot], key, event, when, fresh, row)
-        return Read(nodes, self._states(nodes, time), slots)
+        return Read(place, self._states(nodes, time), slots)
 
     def logits(self, found: Read, left: Tensor, right: Tensor) -> Tensor:
+        left, right = found.place[left], found.place[right]
         pooled = self.pooling(join(found.slots, left, right, self.hops), len(left), self.features)
         logits: Tensor = self.decoder(torch.cat([pooled, found.states[left], found.states[right]], 1))[:, 0]
         return logits
@@ -160,7 +167,7 @@ class NAT(EventModel):
         if self.log is not None:
             self._remember(batch, number)
         ends, others = alternating(batch.source, batch.destination), alternating(batch.destination, batch.source)
-        place, twice = alternating(order, order + count), order.repeat_interleave(2)
+        place, twice = found.place[alternating(order, order + count)], order.repeat_interleave(2)
         time, event = batch.time.repeat_interleave(2), number.repeat_interleave(2)
         cache, slots = self.cache, found.slots
         vector = slots.vector.detach()
@@ -171,15 +178,16 @@ class NAT(EventModel):
             row = slots.row[place, slot]
             same = (row >= 0) & (slots.key[row] == others + 1)
             offers.append((ends, slot, others + 1, event, time, vector[row] * same[:, None], twice))
-        opposite = torch.cat([batch.destination, batch.source])
         for hop in range(1, self.hops - 1):
-            row = ((slots.hop == hop) & (slots.owner < 2 * count)).nonzero()[:, 0]
-            owner, key = slots.owner[row], slots.key[row]
+            rows = slots.row[place][:, cache.hop == hop]
+            end, _ = (rows >= 0).nonzero(as_tuple=True)
+            row = rows[rows >= 0]
+            key = slots.key[row]
             to = cache.slot(key, hop + 1)
-            offers.append((opposite[owner], to, key, slots.event[row], slots.time[row], vector[row], owner % count))
+            offers.append((others[end], to, key, slots.event[row], slots.time[row], vector[row], twice[end]))
         cache.put(*(torch.cat(parts) for parts in zip(*offers, strict=True)))
 
-        distinct, latest = last_rows(ends)
+        distinct, latest = batch.ends
         self.last.write(
             distinct,
             state=found.states.detach()[place[latest]],
@@ -189,7 +197,7 @@ class NAT(EventModel):
         )
 
     def snapshots(self, batch: EventBatch) -> list[Snapshot]:
-        nodes = torch.unique(torch.cat([batch.source, batch.destination]))
+        nodes, _ = batch.ends
         found = [self.cache.snapshot(nodes), self.last.snapshot(nodes)]
         if self.log is not None:
             first = self.clock.column("count") + 1
@@ -201,18 +209,19 @@ class NAT(EventModel):
         last = self.last
         state, key, event = last.column("state")[nodes], last.column("key")[nodes], last.column("event")[nodes]
         other = last.column("state")[(key - 1).clamp(min=0)]
-        inputs = self._inputs(other, event, last.column("time")[nodes], time)
-        fresh: Tensor = self.state_cell(self.to_state(inputs), state)
+        inputs = self._inputs(self.to_state, other, event, last.column("time")[nodes], time)
+        fresh: Tensor = self.state_cell(inputs, state)
         return torch.where((key > 0)[:, None], fresh, state)
 
-    def _inputs(self, states: Tensor, event: Tensor, when: Tensor, now: Tensor) -> Tensor:
-        """``[s, e, TE(t)]`` of events, of which ``when`` is the time."""
-        parts = [states]
+    def _inputs(self, layer: nn.Linear, states: Tensor, event: Tensor, when: Tensor, now: Tensor) -> Tensor:
+        """``W [s, e, TE(t)]`` of events, of which ``when`` is the time; ``W`` in parts, to copy no states."""
+        parts = [self.encode(now - when if self.times == "since" else when)]
         if self.log is not None:
             row = event % self.log.nodes
             kept = (self.log.column("event")[row] == event) & (event > 0)
-            parts.append(self.log.column("feature")[row] * kept[:, None])
-        return torch.cat([*parts, self.encode(now - when if self.times == "since" else when)], 1)
+            parts.insert(0, self.log.column("feature")[row] * kept[:, None])
+        weight, width = layer.weight, states.shape[1]
+        return F.linear(states, weight[:, :width]) + F.linear(torch.cat(parts, 1), weight[:, width:])
 
     def _remember(self, batch: EventBatch, number: Tensor) -> None:
         assert self.log is not None
