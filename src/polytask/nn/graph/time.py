@@ -27,7 +27,7 @@ class TimeEncoding(nn.Module):
         self.phase = nn.Parameter(torch.zeros(width))
 
     def forward(self, time: Tensor) -> Tensor:
-        encoded: Tensor = _Cosine.apply(time, self.frequency, self.phase)  # type: ignore[no-untyped-call]
+        encoded: Tensor = _Cosine.apply(time, self.frequency, self.phase)
         return encoded
 
 

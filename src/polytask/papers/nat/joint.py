@@ -141,10 +141,8 @@ class Pooling(nn.Module):
         assert self.attend is not None
         many = torch.bincount(owner, minlength=count)
         size = int(many.max())
-        place = (
-            torch.arange(len(owner), device=owner.device)
-            + (size * torch.arange(count, device=owner.device) - many.cumsum(0) + many)[owner]
-        )
+        first = size * torch.arange(count, device=owner.device) - many.cumsum(0) + many
+        place = torch.arange(len(owner), device=owner.device) + first[owner]
         apart = rows.new_zeros(count * size, rows.shape[1]).index_copy(0, place, rows).view(count, size, -1)
         absent = torch.arange(size, device=owner.device) >= many[:, None]
         scores = F.leaky_relu(self.attend(apart), 0.2).masked_fill(absent[:, :, None], -torch.inf)

@@ -24,14 +24,15 @@ class Increments(NodeTable):
     def __init__(self, nodes: int, width: int, components: int = 2, anchors: Tensor | None = None) -> None:
         if components < 1:
             raise InputError(f"a mixture of {components} components, expected at least 1")
-        if anchors is not None and not 1 <= len(anchors) == len(torch.unique(anchors)):
-            raise InputError(
-                f"{len(anchors)} anchors, {len(torch.unique(anchors))} of them distinct, expected at least 1, all"
-            )
-        if anchors is not None and not (int(anchors.min()) >= 0 and int(anchors.max()) < nodes):
-            raise InputError(
-                f"anchors from {int(anchors.min())} to {int(anchors.max())}, expected nodes from 0 to {nodes - 1}"
-            )
+        if anchors is not None:
+            distinct = torch.unique(anchors)
+            if not 1 <= len(anchors) == len(distinct):
+                raise InputError(
+                    f"{len(anchors)} anchors, {len(distinct)} of them distinct, expected at least 1, all distinct"
+                )
+            low, high = int(distinct[0]), int(distinct[-1])
+            if low < 0 or high >= nodes:
+                raise InputError(f"anchors from {low} to {high}, expected nodes from 0 to {nodes - 1}")
         moment = ((components, width), torch.float32)
         rows = nodes if anchors is None else len(anchors)
         super().__init__(rows, count=((components,), torch.float32), total=moment, squares=moment)

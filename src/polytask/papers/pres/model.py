@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch, EventBatches, Events
 from polytask.errors import InputError
-from polytask.nn.graph import TemporalMemory
+from polytask.nn.graph import TemporalMemory, Updated
 from polytask.papers._tgn import TGN, Embedded, node_embedding
 from polytask.papers.pres.memory import PresMemory, incoherence
 from polytask.papers.pres.released import ReleasedMemory, released_incoherence
@@ -118,7 +118,8 @@ def distortion(model: TGN, events: Events, batch_size: int, corrected: bool = Tr
         with model.kept():
             # The past is that this state has seen: without one the stream would begin anew.
             model.observe(EventBatches(events, size, past=events[:1]))
-            return memory(nodes).states
+            updated: Updated = memory(nodes)
+        return updated.states
 
     def measured(size: int) -> Tensor:
         with memory.measured() if isinstance(memory, PresMemory) else nullcontext():

@@ -55,6 +55,6 @@ class ReleasedMemory(TemporalMemory):
 @torch.no_grad()
 def released_incoherence(before: Tensor, after: Tensor, nodes: int) -> Tensor:
     """The authors' code's loss of coherence, which has no gradient: over each coordinate ``1 - cos`` of its values at all
-    nodes before and after, summed and divided by the number of nodes; nodes that are not among the ``(M, width)`` count as 0.
+    nodes before and after, summed and divided by the number of nodes, which the states ``(M, width)`` need not all be of.
     """
     return (1 - F.cosine_similarity(before, after, 0)).sum() / nodes
