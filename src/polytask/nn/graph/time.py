@@ -27,7 +27,7 @@ class TimeEncoding(nn.Module):
         self.phase = nn.Parameter(torch.zeros(width))
 
     def forward(self, time: Tensor) -> Tensor:
-        encoded: Tensor = _Cosine.apply(time, self.frequency, self.phase)
+        encoded: Tensor = _Cosine.apply(time, self.frequency, self.phase)  # type: ignore[no-untyped-call]
         return encoded
 
 
@@ -43,7 +43,7 @@ class _Cosine(torch.autograd.Function):
         return angle.cos()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
         time, angle = ctx.saved_tensors
         turned = (gradient.to(angle.dtype) * angle.sin()).flatten(0, -2)
         return None, -(time.reshape(-1).to(turned.dtype) @ turned), -turned.sum(0)
