@@ -68,12 +68,12 @@ class TGN(EventModel):
         rows, others = rows[: len(nodes)], rows[len(nodes) :]
         around = None
         if recent is not None:
-            states = updated.states[others.view_as(recent.neighbours)]
+            states = updated.states.index_select(0, others).view(*recent.neighbours.shape, -1)
             around = Around(states, recent.features, time[:, None] - recent.time, recent.there)
-        return Embedded(self.embedding(updated.states[rows], time - updated.time[rows], around), updated)
+        return Embedded(self.embedding(updated.states.index_select(0, rows), time - updated.time[rows], around), updated)
 
     def logits(self, found: Embedded, left: Tensor, right: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(torch.cat([found.h[left], found.h[right]], 1))[:, 0]
+        logits: Tensor = self.decoder(torch.cat([found.h.index_select(0, left), found.h.index_select(0, right)], 1))[:, 0]
         return logits
 
     def write(self, batch: EventBatch, found: Embedded) -> None:

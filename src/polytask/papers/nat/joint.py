@@ -72,7 +72,9 @@ def join(found: Slots, left: Tensor, right: Tensor, hops: int) -> Joined:
     code, count = torch.zeros_like(distinct), torch.zeros_like(distinct)
     code.index_add_(0, inverse, ones << bit)
     count.index_add_(0, inverse, ones)
-    vector = found.vector.new_zeros(len(distinct), found.vector.shape[1]).index_add(0, inverse, found.vector[row])
+    vector = found.vector.new_zeros(len(distinct), found.vector.shape[1]).index_add(
+        0, inverse, found.vector.index_select(0, row)
+    )
     return Joined(distinct // span, distinct % span, code, count, vector)
 
 

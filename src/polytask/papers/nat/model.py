@@ -157,7 +157,8 @@ class NAT(EventModel):
     def logits(self, found: Read, left: Tensor, right: Tensor) -> Tensor:
         left, right = found.place[left], found.place[right]
         pooled = self.pooling(join(found.slots, left, right, self.hops), len(left), self.features)
-        logits: Tensor = self.decoder(torch.cat([pooled, found.states[left], found.states[right]], 1))[:, 0]
+        states = [found.states.index_select(0, place) for place in (left, right)]
+        logits: Tensor = self.decoder(torch.cat([pooled, *states], 1))[:, 0]
         return logits
 
     def write(self, batch: EventBatch, found: Read) -> None:
