@@ -22,6 +22,7 @@ STYLES = {
     "edge bank": ("EdgeBank", "0.55", "--"),
     "common neighbours": ("common neighbours", "0.55", ":"),
 }
+MARKERS = {"-": "o", "--": "D", ":": "s"}
 KINDS = {"repeats": "pairs that\nhave met", "new pairs": "pairs that\nhave not", "inductive ap": "with an\nunseen node"}
 
 
@@ -36,13 +37,11 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     over, by = figure.subplots(1, 2, sharey=True)
     for place, (arm, (title, colour, line)) in enumerate(STYLES.items()):
         share = (np.arange(PARTS) + 0.5) / PARTS * 100
-        over.plot(
-            share, [mean(f"{arm} part {part}") for part in range(PARTS)], line, color=colour, linewidth=1.8, label=title
-        )
+        look = {"marker": MARKERS[line], "color": colour, "markerfacecolor": colour if line == "-" else "white"}
+        over.plot(share, parts, linestyle=line, linewidth=1.8, markersize=5, label=title, **look)
         shift = (place - len(STYLES) / 2 + 0.5) * 0.1
-        filled = "white" if line != "-" else colour
         values = [mean(f"{arm} {kind}") for kind in KINDS]
-        by.plot(np.arange(len(KINDS)) + shift, values, "o", color=colour, markerfacecolor=filled, markersize=6)
+        by.plot(np.arange(len(KINDS)) + shift, values, linestyle="none", markersize=5.5, **look)
         for seed in measurements.values():
             faint = [seed[f"{arm} {kind}"] for kind in KINDS]
             by.plot(np.arange(len(KINDS)) + shift, faint, "_", color=colour, alpha=0.35, markersize=6)

@@ -97,8 +97,8 @@ PAPER = Paper(
             better="lower",
             claimed="prediction and correction make up for what a batch ignores",
             comment="By the weights of PRES, on validation events; in percent of the norm of the states that the cell alone "
-            "has after one event at a time. A prediction lies near the old state, and holds back a state that moves. So it does "
-            "where spans are counted in a node's own gaps or in updates.",
+            "has after one event at a time. A prediction lies near the old state, and holds back a state that moves; with "
+            "spans in a node's own gaps or in updates, too.",
         ),
     ),
     scales=(
