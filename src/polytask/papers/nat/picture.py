@@ -38,6 +38,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     for place, (arm, (title, colour, line)) in enumerate(STYLES.items()):
         share = (np.arange(PARTS) + 0.5) / PARTS * 100
         look = {"marker": MARKERS[line], "color": colour, "markerfacecolor": colour if line == "-" else "white"}
+        parts = [mean(f"{arm} part {part}") for part in range(PARTS)]
         over.plot(share, parts, linestyle=line, linewidth=1.8, markersize=5, label=title, **look)
         shift = (place - len(STYLES) / 2 + 0.5) * 0.1
         values = [mean(f"{arm} {kind}") for kind in KINDS]
