@@ -1,11 +1,11 @@
 """Graphs: NCN's links scored and learned, beside the same by torch_geometric and torch's sparse products; and the memory of
-a stream of events, beside one that keeps its messages in a dictionary.
+a stream of events, beside one that keeps its messages in a dictionary; NAT and PRES beside TGN.
 
     python -m benchmarks.graph [--quick] [--large]
 
 regenerates ``benchmarks/results/graph.json`` and ``graph.md``. What is compared runs in turn, again and again; a ratio is
-the median over the rounds. The epoch on Cora needs POLYTASK_DATA. ``--large`` trains on a generated graph of 10^6 nodes and
-10^7 edges besides, by sampling.
+the median over the rounds. The epochs on Cora and on UCI need POLYTASK_DATA. ``--large`` trains on a generated graph of
+10^6 nodes and 10^7 edges besides, by sampling.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ from torch import Tensor
 
 import polytask as pt
 from polytask.data.graph import LinkBatches, Links, LinkSplit, load_graph, split_links
+from polytask.data.temporal import EventBatches, Events, load_events
 from polytask.files import write_json, write_text
 from polytask.nn.graph import CSR, LastMessages, TemporalMemory, adjacency, alternating
+from polytask.papers._stream import EventModel
+from polytask.papers._tgn import tgn
+from polytask.papers.nat import NAT
 from polytask.papers.ncn import NCN, Encoder, LinkPredictor, preset
+from polytask.papers.pres import pres
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 64
@@ -251,6 +256,78 @@ class _Dictionary:
         return found
 
 
+def streams(rounds: int, count: int, batch: int = 200) -> dict[str, Any] | None:
+    """A training epoch over the first ``count`` messages of UCI: of NAT beside torch_geometric's TGN as in its example, of
+    NAT with 10 times the nodes beside itself, and of PRES beside polytask's own TGN."""
+    path = Path(os.environ.get("POLYTASK_DATA", "")) / "temporal_graphs" / "uci_collegemsg.npz"
+    if not path.exists():
+        return None
+    events = load_events(path)[:count]
+
+    def epoch(model: EventModel, size: int = batch) -> Callable[[], None]:
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+        def run() -> None:
+            for each in EventBatches(events, size).epoch(0):
+                optimizer.zero_grad()
+                torch.stack(list(model.losses(each).values())).sum().backward()
+                optimizer.step()
+
+        return run
+
+    nodes, width = events.nodes, 100
+    torch.manual_seed(0)
+    nat = epoch(NAT(nodes, width))
+    found: dict[str, Any] = {
+        "events": count,
+        "nat": ratio(nat, tgn_of_torch_geometric(events, batch, width), rounds),
+        "nodes": ratio(epoch(NAT(10 * nodes, width)), nat, rounds),
+    }
+    for embedding in ("identity", "attention"):
+        plain = epoch(tgn(TemporalMemory(nodes, width), embedding))
+        found[f"pres {embedding}"] = ratio(epoch(pres(nodes, width, embedding)), plain, rounds)
+        found[f"pres {embedding} x 4"] = ratio(epoch(pres(nodes, width, embedding), 4 * batch), plain, rounds)
+    return found
+
+
+def tgn_of_torch_geometric(events: Events, batch: int, width: int) -> Callable[[], None]:
+    """An epoch of TGN made of torch_geometric's classes, as in its example: attention to the last 10 neighbours."""
+    from torch_geometric.nn import TGNMemory, TransformerConv
+    from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader
+
+    nodes, count = events.nodes, len(events)
+    time, messages = events.time.long() - int(events.time[0]), torch.zeros(count, 1)
+    kept = TGNMemory(nodes, 1, width, width, IdentityMessage(1, width, width), LastAggregator())
+    neighbours, place = LastNeighborLoader(nodes, size=10), torch.empty(nodes, dtype=torch.int64)
+    attention = TransformerConv(width, width // 2, heads=2, dropout=0.1, edge_dim=1 + width)
+    decoder = torch.nn.Sequential(torch.nn.Linear(2 * width, width), torch.nn.ReLU(), torch.nn.Linear(width, 1))
+    optimizer = torch.optim.Adam([p for part in (kept, attention, decoder) for p in part.parameters()], 1e-3)
+    measure = torch.nn.BCEWithLogitsLoss()
+
+    def run() -> None:
+        kept.reset_state()
+        neighbours.reset_state()
+        for start, each in zip(range(0, count, batch), EventBatches(events, batch).epoch(0), strict=True):
+            optimizer.zero_grad()
+            ends = each.source, each.destination, each.negative
+            wanted, edges, numbers = neighbours(torch.cat(ends).unique())
+            place[wanted] = torch.arange(len(wanted))
+            z, last = kept(wanted)
+            since = kept.time_enc((last[edges[0]] - time[numbers]).to(z.dtype))
+            z = attention(z, edges, torch.cat([since, messages[numbers]], 1))
+            source, destination, negative = (z[place[end]] for end in ends)
+            true, false = decoder(torch.cat([source, destination], 1)), decoder(torch.cat([source, negative], 1))
+            loss = measure(true, torch.ones_like(true)) + measure(false, torch.zeros_like(false))
+            part = slice(start, start + len(each))
+            kept.update_state(each.source, each.destination, time[part], messages[part])
+            neighbours.insert(each.source, each.destination)
+            loss.backward()
+            optimizer.step()
+            kept.detach()
+
+    return run
+
+
 # The page
 
 
@@ -267,6 +344,17 @@ def rows(results: dict[str, Any]) -> list[Row]:
         store, whole = (results["memory"][name]["ratio"] for name in ("store", "memory"))
         found.append(("last messages of 10^5 events beside a dictionary's", f"{store:.2f} x", "0.1 x", store <= 0.1))
         found.append(("the same with the GRU of the memory, width 100", f"{whole:.2f} x", "", None))
+    if results.get("streams"):
+        each = results["streams"]
+        faster, nodes = 1 / each["nat"]["ratio"], each["nodes"]["ratio"]
+        found.append(
+            ("NAT's events a second beside torch_geometric's TGN, batch 200", f"{faster:.1f} x", "2 x", faster >= 2)
+        )
+        found.append(("NAT with 10 x the nodes, same events", f"{nodes:.2f} x", "1.2 x", nodes <= 1.2))
+        for embedding in ("identity", "attention"):
+            same, larger = each[f"pres {embedding}"]["ratio"], each[f"pres {embedding} x 4"]["ratio"]
+            found.append((f"PRES beside TGN at equal batch, {embedding}", f"{same:.2f} x", "1.15 x", same <= 1.15))
+            found.append((f"PRES with 4 x the batch beside TGN, {embedding}", f"{larger:.2f} x", "0.4 x", larger <= 0.4))
     if results.get("large"):
         each = results["large"]
         words = f"{each['step']:.2f} s; {each['links a second']:,.0f} links scored a second; peak {each['peak GiB']:.1f} GiB"
@@ -297,6 +385,7 @@ def main() -> None:
     about = machine()
     results: dict[str, Any] = {"scoring": scoring(*((2, 20_000, 10_000) if quick else (7, 200_000, 100_000)))}
     results |= {"memory": memory(*((2, 10_000) if quick else (5, 100_000)))}
+    results |= {"streams": streams(*((2, 2_000) if quick else (7, 10_000)))}
     results |= {"cora": cora(2 if quick else 10), "large": large(20) if chosen.large else None}
     print(json.dumps(results, indent=1))
     print(written(about, results))

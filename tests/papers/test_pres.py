@@ -1,6 +1,7 @@
 """PRES: closed forms of prediction, correction and coherence; TGN as a special case; the claims' experiment, small."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,19 @@ from torch import Tensor, nn
 from polytask.data.temporal import EventBatches, Events
 from polytask.errors import InputError
 from polytask.nn.graph import TemporalMemory
-from polytask.papers.pres import PAPER, Increments, PresMemory, comparison, distortion, incoherence, pending, pres, tgn
+from polytask.papers.pres import (
+    PAPER,
+    Increments,
+    PresMemory,
+    ReleasedMemory,
+    comparison,
+    distortion,
+    incoherence,
+    pending,
+    pres,
+    released_incoherence,
+    tgn,
+)
 from polytask.papers.pres.picture import plot
 
 
@@ -152,14 +165,110 @@ def test_single_events_distort_nothing_and_the_state_is_left() -> None:
     events = stream()
     net.observe(EventBatches(events[:60], 10))
     before = net.memory.table.column("state").clone()
-    assert distortion(net, events[60:], 1) == 0 < distortion(net, events[60:], 20)
+    assert distortion(net, events[60:], 1, corrected=False) == 0 < distortion(net, events[60:], 1)
+    assert distortion(net, events[60:], 20, corrected=False) > 0
     assert torch.equal(net.memory.table.column("state"), before)
 
 
+@pytest.mark.parametrize("changed", [{"span": "gap"}, {"span": "update"}, {"drawn": True}, {"anchors": torch.arange(1, 6)}])
+def test_a_batch_that_comes_again_is_computed_from_the_state_before_it(changed: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = pres(10, 6, "identity", edge_width=2, **changed)
+    for batch in EventBatches(stream(), 30).epoch(0):
+        torch.manual_seed(1)
+        first = torch.stack(list(net.losses(batch).values()))
+        after = {name: value.clone() for name, value in net.state_dict().items()}
+        torch.manual_seed(1)
+        assert torch.equal(torch.stack(list(net.losses(batch).values())), first)
+        assert all(torch.equal(value, after[name]) for name, value in net.state_dict().items())
+        first.sum().isfinite()
+
+
+def test_a_span_is_counted_in_a_nodes_own_gaps_or_in_updates() -> None:
+    for span, expected in (("time", [4.0, 2.0, 9.0]), ("gap", [1.0, 2 / 3, 9 / 5]), ("update", [1.0, 1.0, 1.0])):
+        memory, found = PresMemory(4, 2, span=span), []
+        for moment in (4.0, 6.0, 15.0, 16.0):
+            updated = memory(torch.tensor([1, 2]))
+            if updated.changed.all():
+                found.append(float(memory.spans(updated)[0]))
+            memory.advance(updated, torch.tensor([1]), torch.tensor([2]), torch.tensor([moment], dtype=torch.float64))
+        assert found == pytest.approx(expected)
+
+
+def test_increments_are_drawn_from_the_mixture_in_training_alone() -> None:
+    found, node = Increments(2, 1), torch.tensor([1])
+    for value, component in ((1.0, 0), (3.0, 0), (10.0, 1)):
+        found.add(node, torch.tensor([[value]]), torch.tensor([component]))
+    torch.manual_seed(0)
+    drawn, known = found.draw(node.expand(30_000))
+    assert known.all() and not found.draw(torch.tensor([0]))[1].any()
+    second = drawn == 10  # of a variance of 0
+    assert float(second.float().mean()) == pytest.approx(1 / 3, abs=0.02)
+    assert float(drawn[~second].mean()) == pytest.approx(2, abs=0.03)
+    assert float(drawn[~second].std()) == pytest.approx(1, abs=0.03)
+    net = pres(10, 6, "identity", edge_width=2, drawn=True).eval()
+    net.observe(EventBatches(stream(), 30))
+    assert torch.equal(net.memory(torch.arange(10)).states, net.memory(torch.arange(10)).states)
+    net.train()
+    assert not torch.equal(net.memory(torch.arange(10)).states, net.memory(torch.arange(10)).states)
+
+
+def test_anchors_alone_have_predictions() -> None:
+    torch.manual_seed(0)
+    anchors = torch.tensor([7, 2])
+    net, whole = pres(10, 6, "identity", edge_width=2, anchors=anchors).eval(), pres(10, 6, "identity", edge_width=2).eval()
+    missing = whole.load_state_dict({k: v for k, v in net.state_dict().items() if "increments" not in k}, strict=False)
+    assert all("increments" in name for name in missing.missing_keys)
+    assert isinstance(net.memory, PresMemory) and net.memory.increments.total.shape[0] == 2
+    for model in (net, whole):
+        model.observe(EventBatches(stream()[:30], 30))  # messages wait, nothing is predicted yet
+        model.observe(EventBatches(stream()[30:60], 30, past=stream()[:30]))
+    assert isinstance(whole.memory, PresMemory)
+    nodes = torch.arange(10)
+    known = net.memory.increments.mean(nodes)[1]
+    assert torch.equal(known, whole.memory.increments.mean(nodes)[1] & torch.isin(nodes, anchors)) and known.any()
+    for mine, theirs in zip(net.memory.increments.moments(anchors), whole.memory.increments.moments(anchors), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with net.memory.measured():
+        plain = net.memory(nodes).states
+    changed = (net.memory(nodes).states != plain).any(1)
+    assert set(changed.nonzero().flatten().tolist()) <= {2, 7} and changed.any()
+
+
+def test_the_released_variant_keeps_what_the_cell_has_and_its_coherence_teaches_nothing() -> None:
+    torch.manual_seed(0)
+    plain = pres(10, 6, "identity", edge_width=2, gate=1.0, beta=0.0).eval()
+    net = pres(10, 6, "identity", edge_width=2, variant="released").eval()
+    assert isinstance(net.memory, ReleasedMemory)
+    net.memory.cell.load_state_dict(plain.memory.cell.state_dict())
+    for model in (plain, net):
+        model.observe(EventBatches(stream(), 30))
+    assert torch.equal(net.memory.table.column("state"), plain.memory.table.column("state"))
+    updated = net.memory(torch.arange(10))
+    total = net.memory.increments.column("total")
+    scaled = 2 * (total - total.min()) / (total.max() - total.min()) - 1
+    expected = 0.9 * (updated.before + scaled) + 0.1 * plain.memory(torch.arange(10)).states
+    torch.testing.assert_close(updated.states, expected)
+    losses = net.losses(next(iter(EventBatches(stream(), 30).epoch(0))))
+    assert not losses["coherence"].requires_grad and losses["links"].requires_grad
+    before, after = torch.randn(4, 3), torch.randn(4, 3)
+    cosines = [torch.nn.functional.cosine_similarity(before[:, k], after[:, k], 0) for k in range(3)]
+    torch.testing.assert_close(released_incoherence(before, after, 8), (3 - sum(cosines)) / 8)
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
-    for settings, words in (({"gate": 1.5}, "gate of 1.5"), ({"beta": -1}, "beta -1"), ({"components": 0}, "mixture of 0")):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"gate": 1.5}, "gate of 1.5"),
+        ({"beta": -1}, "beta -1"),
+        ({"components": 0}, "mixture of 0"),
+        ({"span": "day"}, "span 'day'"),
+        ({"variant": "other"}, "variant 'other'"),
+        ({"anchors": torch.tensor([0, 0])}, "2 anchors, 1 of them distinct"),
+        ({"anchors": torch.tensor([3])}, "anchors from 3 to 3"),
+    ]
+    for settings, words in refused:
         with pytest.raises(InputError, match=words):
-            pres(3, 4, **settings)  # type: ignore[arg-type]
+            pres(3, 4, **settings)
 
 
 def test_the_comparison_on_a_short_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_a_batch_is_not_predicted_from_its_own_events(embedding: str) -> None:
         whole, _, _ = net._scored(net._enter(batch))
     alone = net.score(batch.source[7:8], batch.destination[7:8], batch.time[7:8])
     torch.testing.assert_close(whole[7:8], alone)
-    changed = EventBatch(**(vars(batch) | {"features": batch.features + 1}))  # type: ignore[operator]
+    changed = EventBatch(**(batch.columns | {"features": batch.features + 1}))  # type: ignore[operator]
     with net.kept():
         torch.testing.assert_close(net._scored(net._enter(changed))[0], whole)
 

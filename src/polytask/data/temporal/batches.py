@@ -12,6 +12,7 @@ from polytask.data.stream import generator
 from polytask.data.temporal.events import Events
 from polytask.data.temporal.negatives import Negatives
 from polytask.errors import InputError
+from polytask.nn.graph import alternating, last_rows
 
 
 class EventBatch:
@@ -45,9 +46,23 @@ class EventBatch:
         self.features, self.labels = features, labels
         self.negative = destination[:0] if negative is None else negative
         self.negative_source, self.position = negative_source, position
+        self._ends: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.time)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What it was made of, by name."""
+        return {name: value for name, value in vars(self).items() if name != "_ends"}
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The distinct nodes ``(M,)`` of the events, ascending, and where each stands last in ``alternating(source,
+        destination)``, ``(M,)``: ``place // 2`` is its last event. Found once."""
+        if self._ends is None:
+            self._ends = last_rows(alternating(self.source, self.destination))
+        return self._ends
 
     @property
     def begins(self) -> bool:
@@ -56,7 +71,7 @@ class EventBatch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same on ``device``."""
-        moved: dict[str, Any] = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in vars(self).items()}
+        moved: dict[str, Any] = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.columns.items()}
         return type(self)(**moved)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -87,19 +88,21 @@ class AttentionEmbedding(nn.Module):
     def forward(self, states: Tensor, since: Tensor, around: Around | None = None) -> Tensor:
         """As for `IdentityEmbedding`; ``around`` must be given."""
         assert around is not None
-        count, size = around.there.shape
-        inputs = torch.cat([around.states, around.features.to(states.dtype), self.encode(around.since)], -1)
-        query = self.query(torch.cat([states, self.encode(torch.zeros_like(since))], -1))
-        key, value = (layer(inputs).view(count, size, self.heads, -1).transpose(1, 2) for layer in (self.key, self.value))
+        count, heads = len(states), self.heads
+        inputs = torch.cat([around.states, around.features.to(states.dtype), self.encode(around.since).to(states.dtype)], -1)
+        query = self.query(torch.cat([states, self.encode(torch.zeros_like(since)).to(states.dtype)], -1))
+        query = query.view(count, heads, -1) / math.sqrt(query.shape[1] / heads)
+        # A key meets one query alone: q (W x + b) = (q W) x + q b, so that no product has a row for each neighbour; and the
+        # values' mean is the value of the mean, times what dropout leaves of the weights.
+        key, value = (layer.weight.view(heads, -1, inputs.shape[2]) for layer in (self.key, self.value))
+        looked = torch.einsum("qhd,hdi->qhi", query, key)
+        scores = looked @ inputs.transpose(1, 2) + (query * self.key.bias.view(heads, -1)).sum(-1, keepdim=True)
         some = around.there.any(1)
         mask = around.there | ~some[:, None]  # of nothing at all a softmax would not be a number
-        found = F.scaled_dot_product_attention(
-            query.view(count, 1, self.heads, -1).transpose(1, 2),
-            key,
-            value,
-            attn_mask=mask[:, None, None],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        found = self.out(found.transpose(1, 2).reshape(count, -1)) * some[:, None]
+        weights = F.softmax(scores.masked_fill(~mask[:, None], -torch.inf), -1)
+        weights = F.dropout(weights, self.dropout, self.training)
+        found = torch.einsum("qhi,hdi->qhd", weights @ inputs, value)
+        found = found + weights.sum(-1, keepdim=True) * self.value.bias.view(heads, -1)
+        found = self.out(found.flatten(1)) * some[:, None]
         merged: Tensor = self.merge(torch.cat([found, states], -1))
         return merged

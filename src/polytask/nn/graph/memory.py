@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.errors import InputError, suggest
-from polytask.nn.graph.messages import LastMessages, alternating
+from polytask.nn.graph.messages import LastMessages, alternating, last_rows
 from polytask.nn.graph.node_table import NodeTable
 from polytask.nn.graph.time import TimeEncoding
 
@@ -111,6 +111,7 @@ class TemporalMemory(nn.Module):
         time: Tensor,
         features: Tensor | None = None,
         labels: Tensor | None = None,
+        ends: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Keep the states of the nodes of these events, and their new messages, without gradient.
 
@@ -118,16 +119,15 @@ class TemporalMemory(nn.Module):
             updated: what `forward` returned, for at least these nodes.
             source, destination, time, features: of the events, in order.
             labels: of the events; TGN's memory does not look at them.
+            ends: ``last_rows(alternating(source, destination))`` where that is known.
         """
         if (features is None) != (self.edge_width == 0) or (features is not None and features.shape[1] != self.edge_width):
             found = 0 if features is None else features.shape[1]
             raise InputError(f"events with {found} features, expected {self.edge_width}")
-        ends, others = alternating(source, destination), alternating(destination, source)
-        nodes = torch.unique(ends)
-        rows = updated.rows(nodes)
-        self.messages.clear(nodes)
+        nodes, last = ends or last_rows(alternating(source, destination))
+        rows, event = updated.rows(nodes), last // 2
         self.table.write(nodes, state=updated.states[rows].detach(), time=updated.time[rows])
-        messages = self.table.column("state")[others]
+        messages = self.table.column("state")[alternating(destination, source)[last]]
         if features is not None:
-            messages = torch.cat([messages, features.to(messages.dtype).repeat_interleave(2, 0)], 1)
-        self.messages.put(ends, messages, time.repeat_interleave(2))
+            messages = torch.cat([messages, features[event].to(messages.dtype)], 1)
+        self.messages.write(nodes, message=messages, time=time[event], waiting=torch.ones_like(nodes, dtype=torch.bool))

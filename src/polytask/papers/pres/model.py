@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from polytask.data.temporal import EventBatch, EventBatches, Events
 from polytask.errors import InputError
 from polytask.nn.graph import TemporalMemory, Updated
-from polytask.papers._tgn import TGN, node_embedding
+from polytask.papers._tgn import TGN, Embedded, node_embedding
 from polytask.papers.pres.memory import PresMemory, incoherence
+from polytask.papers.pres.released import ReleasedMemory, released_incoherence
 
 
 class PRES(TGN):
@@ -32,11 +34,15 @@ class PRES(TGN):
     def tasks(self) -> tuple[str, ...]:
         return (*super().tasks, "coherence") if self.beta else super().tasks
 
-    def auxiliary(self, batch: EventBatch, updated: Updated) -> dict[str, Tensor]:
+    def auxiliary(self, batch: EventBatch, found: Embedded) -> dict[str, Tensor]:
         if not self.beta:
             return {}
-        rows = updated.rows(torch.unique(torch.cat([batch.source, batch.destination])))
-        return {"coherence": self.beta * incoherence(updated.before[rows], updated.states[rows])}
+        updated = found.updated
+        rows = updated.rows(batch.ends[0])
+        before, after = updated.before[rows], updated.states[rows]
+        if isinstance(self.memory, ReleasedMemory):
+            return {"coherence": self.beta * released_incoherence(before, after, self.memory.nodes)}
+        return {"coherence": self.beta * incoherence(before, after)}
 
 
 def pres(
@@ -47,6 +53,10 @@ def pres(
     gate: float = 0.5,
     beta: float = 0.1,
     components: int = 2,
+    span: str = "time",
+    drawn: bool = False,
+    anchors: Tensor | None = None,
+    variant: str = "paper",
     edge_width: int = 0,
     time_width: int | None = None,
     message_width: int | None = None,
@@ -59,19 +69,25 @@ def pres(
         nodes, width, edge_width, time_width, message_width, cell: of the memory; the authors' messages have width 100.
         embedding, settings: ``"attention"`` (with ``neighbours``, ``heads``, ``dropout``), ``"identity"``, or
             ``"time"`` (with ``gap``, the mean time between a node's events).
-        gate, components: of `PresMemory`.
+        gate, components, span, drawn, anchors: of `PresMemory`.
         beta: of `PRES`.
+        variant: ``"paper"``, or ``"released"``, what the authors' code does: a `ReleasedMemory`, which has none of
+            these settings, and a coherence without gradient.
     """
-    memory = PresMemory(
-        nodes,
-        width,
-        components=components,
-        gate=gate,
-        edge_width=edge_width,
-        time_width=time_width,
-        message_width=message_width,
-        cell=cell,
-    )
+    if variant not in ("paper", "released"):
+        raise InputError(f"variant {variant!r}, expected 'paper' or 'released'")
+    common: dict[str, Any] = {
+        "edge_width": edge_width,
+        "time_width": time_width,
+        "message_width": message_width,
+        "cell": cell,
+    }
+    memory: TemporalMemory
+    if variant == "released":
+        memory = ReleasedMemory(nodes, width, **common)
+    else:
+        chosen = {"components": components, "gate": gate, "span": span, "drawn": drawn, "anchors": anchors}
+        memory = PresMemory(nodes, width, **chosen, **common)  # type: ignore[arg-type]
     return PRES(memory, *node_embedding(memory, embedding, **settings), beta)
 
 
@@ -83,14 +99,32 @@ def pending(source: Tensor, destination: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def distortion(model: TGN, events: Events, batch_size: int) -> float:
+def distortion(model: TGN, events: Events, batch_size: int, corrected: bool = True) -> float:
     """How far batches leave the states from those of one event at a time, with the same weights and from the same state:
-    the norm of the difference of all nodes' states over the norm of the latter."""
-    nodes = torch.arange(model.memory.nodes, device=model.clock.column("time").device)
-    found = []
-    for size in (batch_size, 1):
+    the norm of the difference of all nodes' states over the norm of the latter.
+
+    One event at a time nothing is ignored, and nothing is to be corrected: there the states are the cell's alone.
+
+    Args:
+        model: with a state that is before ``events``.
+        events: to go through.
+        batch_size: of the batches.
+        corrected: whether a `PresMemory` corrects what batches leave.
+    """
+    memory = model.memory
+    nodes = torch.arange(memory.nodes, device=model.clock.column("time").device)
+
+    def states(size: int) -> Tensor:
         with model.kept():
             # The past is that this state has seen: without one the stream would begin anew.
             model.observe(EventBatches(events, size, past=events[:1]))
-            found.append(model.memory(nodes).states)
-    return float((found[0] - found[1]).norm() / found[1].norm())
+            updated: Updated = memory(nodes)
+        return updated.states
+
+    def measured(size: int) -> Tensor:
+        with memory.measured() if isinstance(memory, PresMemory) else nullcontext():
+            return states(size)
+
+    apart = measured(1)
+    found = states(batch_size) if corrected else measured(batch_size)
+    return float((found - apart).norm() / apart.norm())
