@@ -100,6 +100,12 @@ class Run:
                 "several processes need to agree on tasks: give the model an attribute 'tasks' with their names"
             )
         self.pieces = any(hasattr(p, "device_mesh") for p in self.model.parameters())
+        scales = getattr(fabric.strategy.precision, "scaler", None) is not None
+        if scales and (self.conflicts or not isinstance(self.balancer, LossWeighting)):
+            raise InputError(
+                "16-mixed scales losses before their gradients are taken, so that gradients cannot be compared: "
+                "use bf16-mixed, or a loss weighting and no conflicts"
+            )
         if type(fabric.strategy).__name__ == "FSDPStrategy":
             raise InputError("the first version of FSDP: use polytask.training.fabric(strategy='fsdp'), the second")
         if self.pieces and (self.conflicts or not self.balancer.pieces):
@@ -121,9 +127,11 @@ class Run:
         """Run a method of the model as Fabric runs ``forward``: in its precision, and through its DDP or FSDP wrapper.
 
         Fabric's own way for this, ``mark_forward_method``, forgets the precision on a single device, and converts targets
-        as it does inputs, although a target such as 20,011 has no value near it in half precision.
+        as it does inputs, although a target such as 20,011 has no value near it in half precision. And of what its own
+        ``forward`` returns in mixed precision no gradients can be taken but by ``fabric.backward``.
         """
-        convert = self.fabric.strategy.precision.convert_input
+        precision = self.fabric.strategy.precision
+        convert = precision.convert_input
         model, first = self.model, args[0]
         if method == "predict" or not isinstance(model, Model):
             first = convert(first)
@@ -140,7 +148,9 @@ class Run:
         restore = partial(_set_forward, model, own)
         _set_forward(model, forward)
         try:
-            return self.module(_Boxed(first, *args[1:]))
+            with precision.forward_context():
+                found = self.module._forward_module(_Boxed(first, *args[1:]))
+            return precision.convert_output(found)
         finally:
             restore()
 

@@ -116,25 +116,43 @@ def leaves(losses: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _from_losses_to_leaves(roots: Sequence[Node]) -> list[Node]:
-    """All nodes but leaves, each before those that its gradient flows to."""
+    """All nodes but leaves, each before those that its gradient flows to.
+
+    What leads to one leaf alone, as the weights that mixed precision has converted, comes directly after what uses it: then
+    the tasks' own parts lie before what they have in common.
+    """
     order: list[Node] = []
     seen: set[Node] = set()
     for root in roots:
         if root in seen:
             continue
         seen.add(root)
-        stack = [(root, iter(root.next_functions))]
+        stack = [(root, iter(_children(root)))]
         while stack:
             node, children = stack[-1]
             for child, _ in children:
                 if child is not None and child not in seen and not _is_leaf(child):
                     seen.add(child)
-                    stack.append((child, iter(child.next_functions)))
+                    stack.append((child, iter(_children(child))))
                     break
             else:
                 order.append(node)
                 stack.pop()
     return order[::-1]
+
+
+def _children(node: Node) -> list[tuple[Node, int]]:
+    """What a node's gradient flows to, those last that lead to one leaf alone: last seen is first in order."""
+    return sorted(node.next_functions, key=lambda edge: edge[0] is not None and _leads_to_one_leaf(edge[0]))
+
+
+def _leads_to_one_leaf(node: Node) -> bool:
+    while not _is_leaf(node):
+        below = [child for child, _ in node.next_functions if child is not None]
+        if len(below) != 1:
+            return False
+        (node,) = below
+    return True
 
 
 def _direct_leaves(order: Sequence[Node], found: Mapping[Node, Sequence[Use]]) -> set[int]:
