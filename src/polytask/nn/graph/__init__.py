@@ -12,7 +12,15 @@ from polytask.nn.graph.normalise import propagate, random_walk, symmetric, with_
 from polytask.nn.graph.overlap import NeighbourSets, cap_degrees, common_neighbours, neighbour_sets
 from polytask.nn.graph.pyg import from_pyg, to_pyg
 from polytask.nn.graph.recent import Recent, RecentNeighbours
-from polytask.nn.graph.sampling import Sampled, k_hop, random_walks, sample_neighbours, subgraph
+from polytask.nn.graph.sampling import (
+    Neighbourhoods,
+    Sampled,
+    k_hop,
+    neighbourhoods,
+    random_walks,
+    sample_neighbours,
+    subgraph,
+)
 from polytask.nn.graph.time import TimeEncoding
 
 __all__ = [
@@ -23,6 +31,7 @@ __all__ = [
     "IdentityEmbedding",
     "LastMessages",
     "NeighbourSets",
+    "Neighbourhoods",
     "NodeTable",
     "Recent",
     "RecentNeighbours",
@@ -46,6 +55,7 @@ __all__ = [
     "linear",
     "mask_features",
     "neighbour_sets",
+    "neighbourhoods",
     "propagate",
     "random_walk",
     "random_walks",
