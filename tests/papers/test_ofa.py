@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def links(limit: int | None = None, **settings: Any) -> TextTask:
 
 def nodes(classes: int = 2, limit: int | None = None, **settings: Any) -> TextTask:
     graph, _ = words()
-    return TextTask("nodes", graph, torch.arange(20), one_hot(torch.arange(20) % classes, classes), prompt(classes), limit=limit, **settings)  # fmt: skip
+    labels = one_hot(torch.arange(20) % classes, classes)
+    return TextTask("nodes", graph, torch.arange(20), labels, prompt(classes), limit=limit, **settings)
 
 
 def molecules(sizes: tuple[int, ...] = (3, 1, 5, 4), questions: int = 1, metric: Any = "auc") -> TextTask:
@@ -217,7 +219,7 @@ def test_logits_follow_the_order_of_the_classes_and_twins_have_the_same(task: Te
     count = len(task.prompt.classes)
 
     def logits(order: list[int]) -> Tensor:
-        chosen = TextTask(task.name, task.graph, task.targets, task.labels[:, order], task.prompt.only(torch.tensor(order)), task.level, limit=None)  # fmt: skip
+        chosen = replace(task, labels=task.labels[:, order], prompt=task.prompt.only(torch.tensor(order)), metric="accuracy")
         return OFA(model, [chosen]).score(task.name, torch.arange(4))
 
     plain, order = logits(list(range(count))), [2, 0, *range(3, count), 1]
@@ -294,7 +296,8 @@ def test_missing_labels_do_not_count() -> None:
 def test_a_question_and_its_negation_change_places_with_the_answer() -> None:
     task = molecules()
     model = network()
-    flipped = TextTask("rings", task.graph, task.targets, with_negations(1 - task.labels[:, 0]), task.prompt.only(torch.tensor([1, 0])), "graph", metric="auc")  # fmt: skip
+    swapped = task.prompt.only(torch.tensor([1, 0]))
+    flipped = replace(task, labels=with_negations(1 - task.labels[:, 0]), prompt=swapped)
     one, other = (OFA(model, [each]) for each in (task, flipped))
     data = {"rings": task.examples()}, {"rings": flipped.examples()}
     batches = [{"rings": (torch.arange(4), each.labels)} for each in (task, flipped)]
@@ -323,11 +326,11 @@ def test_one_network_learns_nodes_links_and_graphs_together(settings: dict[str, 
     by_text = (embed([f"feature node. word {k}" for k in range(60)])[:, 0] > 0).long()
     tasks = [
         TextTask("nodes", graph, torch.arange(60), one_hot(by_text, 2), prompt(2), hops=1, limit=5),
-        TextTask("links", graph, rows[:, [0, 2]], one_hot(by_text[rows[:, 0]], 2), prompt(2), hops=1, limit=5),
+        TextTask("links", graph, rows[:, [0, 2]], one_hot(by_text[rows[:, [0, 2]]].amax(1), 2), prompt(2), hops=1, limit=5),
         molecules((3, 4, 5, 6, 3, 4, 5, 6), metric="accuracy"),
     ]
     torch.manual_seed(0)
-    model = OFA(PromptNetwork(WIDTH, 16, 2, dropout=0.0, **settings), tasks)
+    model = OFA(PromptNetwork(WIDTH, 16, 3, dropout=0.0, **settings), tasks)
     data = {task.name: task.examples() for task in tasks}
     rule = pt.data.Multipliers(
         {"nodes": 2.0, "links": 1.0, "rings": 4.0}, goals={"nodes": pt.data.Goal("accuracy", above=2)}
@@ -336,7 +339,7 @@ def test_one_network_learns_nodes_links_and_graphs_together(settings: dict[str, 
     before = model.eval().evaluate(data)
     fitted = pt.fit(model, train, data, epochs=6, lr=0.02, monitor="all/mean", evaluate_every=len(train))
     after = model.eval().evaluate(data)
-    assert after["nodes"]["accuracy"] > 0.9 > before["nodes"]["accuracy"] and after["all"]["mean"] > 0.85
+    assert after["nodes"]["accuracy"] > 0.9 > before["nodes"]["accuracy"] and after["links"]["accuracy"] > 0.8
     assert set(fitted.history[0]["loss"]) == set(data)
 
 

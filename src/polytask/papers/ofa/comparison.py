@@ -34,9 +34,12 @@ Splits = Mapping[str, Tensor]
 
 
 def measure(seed: int, data: Path, epochs: int = EPOCHS, steps: int = STEPS) -> Measurements:
-    """``"TASK ARM"``: test accuracy of ``relations`` and ``topics``, AUC of ``hiv`` and ``bbbp``, in percent, of the arms joint,
-    ind, text (an MLP on the targets' sentences) and majority; ``"mean ARM"``; ``"shots K"``, the accuracy on episodes of three
-    relations that training did not have, and ``"prototypes K"``, that of the nearest mean of texts.
+    """What the claims compare, in percent.
+
+    ``"TASK ARM"`` is the test accuracy of ``relations`` and ``topics``, and the AUC of ``hiv`` and ``bbbp``, for the arms
+    ``joint``, ``ind``, ``text``, which is an MLP on the targets' sentences, and ``majority``; ``"mean ARM"`` is their
+    mean. ``"shots K"`` is the accuracy on episodes of three relations that training did not have, with ``K`` samples of
+    each shown, and ``"prototypes K"`` that of the nearest mean of the same samples' texts.
 
     The seed draws the samples, the relations, the weights and the batches. All arms have the same samples, epochs and
     settings, which are fixed, and report the epoch that was best on validation data.
