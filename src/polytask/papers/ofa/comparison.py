@@ -22,9 +22,10 @@ from polytask.papers.ofa.network import PromptNetwork, mlp
 from polytask.papers.ofa.task import TextTask
 from polytask.training import fit
 
-HIDDEN, LAYERS, BATCH, EPOCHS, LR = 96, 3, 64, 4, 1e-3
-"""The paper's joint model has a width of 768, 7 layers, batches of 512 and 50 epochs, at the same learning rate."""
-TRAIN, VALIDATION, TEST = 1500, 300, 600
+HIDDEN, LAYERS, BATCH, EPOCHS, EVERY, LR = 96, 3, 64, 10, 2, 1e-3
+"""``EVERY``: epochs between evaluations. The paper's joint model has a width of 768, 7 layers, batches of 512 and 50 epochs, at
+the same learning rate."""
+TRAIN, VALIDATION, TEST = 1000, 300, 600
 """Samples of a task at most; those of molecules are tested on all."""
 TASKS = ("relations", "topics", "hiv", "bbbp")
 HELD, SHOTS, STEPS, EPISODES = 3, (0, 1, 3), 120, 300
@@ -177,7 +178,7 @@ def network(task: TextTask) -> PromptNetwork:
 
 def _fit(model: Any, train: Any, validation: Any, steps: int, every: int, monitor: str | None, seed: int) -> None:
     settings: dict[str, Any] = {"optimizer": lambda groups: torch.optim.Adam(groups, lr=LR), "seed": seed}
-    fit(model, train, validation, steps=steps, batch_size=BATCH, monitor=monitor, evaluate_every=every, **settings)
+    fit(model, train, validation, steps=steps, batch_size=BATCH, monitor=monitor, evaluate_every=EVERY * every, **settings)
 
 
 def _some(rows: Tensor, count: int, key: torch.Generator) -> Tensor:

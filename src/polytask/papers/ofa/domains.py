@@ -35,7 +35,8 @@ RELATIONS = {
 }
 TOPIC = "_synset_domain_topic_of"
 """The relation whose second word is what the node task asks of the first; it is in no graph and not among the links."""
-LIMIT = 20
+LIMIT = 10
+"""The most neighbours that a sample of words sees."""
 
 
 class WordNet:
