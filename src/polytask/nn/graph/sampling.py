@@ -222,7 +222,7 @@ def _pieces(counts: Tensor, size: int) -> list[Tensor]:
     """Places in their order, in parts whose counts sum to about ``size``; at least one part."""
     number = (counts.cumsum(0) - 1).clamp(min=0) // size
     lengths: list[int] = torch.unique_consecutive(number, return_counts=True)[1].tolist()
-    return list(torch.arange(len(counts), device=counts.device).split(lengths or [0]))
+    return list(torch.split(torch.arange(len(counts), device=counts.device), lengths or [0]))
 
 
 def _places(size: int, nodes: Tensor) -> Tensor:
