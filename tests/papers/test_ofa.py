@@ -337,7 +337,7 @@ def test_one_network_learns_nodes_links_and_graphs_together(settings: dict[str, 
     )
     train = pt.Mixture(data, rule, batch_size=1, turns=16)
     before = model.eval().evaluate(data)
-    fitted = pt.fit(model, train, data, epochs=6, lr=0.02, monitor="all/mean", evaluate_every=len(train))
+    fitted = pt.fit(model, train, data, epochs=4, lr=0.02, monitor="all/mean", evaluate_every=len(train))
     after = model.eval().evaluate(data)
     assert after["nodes"]["accuracy"] > 0.9 > before["nodes"]["accuracy"] and after["links"]["accuracy"] > 0.8
     assert set(fitted.history[0]["loss"]) == set(data)
@@ -453,6 +453,8 @@ def test_what_cannot_be_is_refused() -> None:
     task = TextTask("t", graph, some, labels, two)
     with pytest.raises(InputError, match="sentences of width 6 and 6, expected 9"):
         OFA(PromptNetwork(9, 8, 2), [task])
+    with pytest.raises(InputError, match="expected at least one, and distinct names"):
+        OFA(network(), [task, task])
     with pytest.raises(InputError, match="unknown task 'u'"):
         OFA(network(), [task])({"u": some})
     with pytest.raises(InputError, match=r"0 classes with 5 samples or more, expected at least 2"):

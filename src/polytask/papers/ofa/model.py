@@ -15,7 +15,6 @@ from polytask.measure import pooled
 from polytask.papers.ofa.network import PromptNetwork
 from polytask.papers.ofa.prompts import PromptGraph, joined, prompted, prompted_episodes
 from polytask.papers.ofa.task import Metric, TextTask
-from polytask.task import check_unique
 from polytask.training.evaluate import batches
 
 Samples: TypeAlias = Tensor | Mapping[str, Tensor]
@@ -39,7 +38,9 @@ class OFA(nn.Module):
 
     def __init__(self, network: PromptNetwork, tasks: Sequence[TextTask]) -> None:
         super().__init__()
-        check_unique(tasks)
+        names = [task.name for task in tasks]
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"tasks {names}, expected at least one, and distinct names")
         self.network = network
         self.tasks = {task.name: task for task in tasks}
         for task in tasks:

@@ -43,7 +43,8 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
             left.bar(x, found.mean(), 0.9 * width, color=colour, label=label if place == 0 else None)
             left.plot([x] * len(found), found, "o", color="black", alpha=0.45, markersize=3, markeredgewidth=0)
     left.set_xticks(range(len(TASKS)), [TITLES[task] for task in TASKS])
-    left.set_ylim(0, 100)
+    left.set_ylim(0, 114)
+    left.set_yticks(range(0, 101, 20))
     left.set_title("Two domains, three kinds of tasks (% on test data)", fontsize=10, loc="left")
     left.legend(ncols=4, fontsize=7.5, frameon=False, loc="upper left", columnspacing=1.0, handlelength=1.2)
     for name, label, colour, shots in (
@@ -57,7 +58,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     right.set_xticks(SHOTS)
     right.set_ylim(0, 100)
     right.set_xlabel("samples of each relation that are shown")
-    right.set_title("Relations never trained on (accuracy, %)", fontsize=10, loc="left")
+    right.set_title("Relations never trained on (%)", fontsize=10, loc="left")
     right.legend(fontsize=7.5, frameon=False, loc="upper left")
     for axes in (left, right):
         axes.grid(axis="y", color="0.92")

@@ -43,7 +43,7 @@ def prompted(task: TextTask, samples: Tensor, generator: torch.Generator | None 
     The targets and the node of interest see one another, and that and the classes; in tasks of graphs, classes only listen.
     """
     parts = task.parts(samples, generator)
-    count, classes = parts.count, len(task.prompt.classes)
+    count, classes = parts.size, len(task.prompt.classes)
     interest = len(parts.texts) + torch.arange(count)
     each = (len(parts.texts) + count + torch.arange(count * classes)).view(count, classes)
     centres, centre = interest[parts.owner[parts.targets]], interest[:, None].expand_as(each)
@@ -79,8 +79,8 @@ def prompted_episodes(
     query, classes, support = (episodes[name] for name in ("query", "classes", "support"))
     count, ways, shots = support.shape
     parts = task.parts(torch.cat([query, support.flatten()]), generator)
-    interest = len(parts.texts) + torch.arange(parts.count)
-    each = (len(parts.texts) + parts.count + torch.arange(count * ways)).view(count, ways)
+    interest = len(parts.texts) + torch.arange(parts.size)
+    each = (len(parts.texts) + parts.size + torch.arange(count * ways)).view(count, ways)
     centres = interest[parts.owner[parts.targets]]
     links = [_links(parts.targets, centres, TO_PROMPT)]
     if task.level != "node":
@@ -89,7 +89,7 @@ def prompted_episodes(
     links += [_links(interest[:count, None].expand_as(each), each, TO_CLASS)]
     links += [_links(interest[count:].view(count, ways, shots), each[:, :, None].expand(count, ways, shots), FROM_CLASS)]
     own = torch.stack([task.prompt.task, task.prompt.edge, task.prompt.query, task.prompt.support])
-    nodes = torch.cat([torch.zeros(parts.count, dtype=torch.int64), 4 + classes.flatten()])
+    nodes = torch.cat([torch.zeros(parts.size, dtype=torch.int64), 4 + classes.flatten()])
     texts = torch.tensor([1, 2, 3]).repeat_interleave(torch.tensor([inner, count * ways, count * ways * shots]))
     episode = torch.arange(count)
     of_sample = torch.cat([episode, episode.repeat_interleave(ways * shots)])

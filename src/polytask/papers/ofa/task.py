@@ -27,7 +27,7 @@ class Parts(NamedTuple):
         edges: ``(E, 2)`` source and target, by places among the nodes.
         edge_texts: ``(E,)`` the row of each edge's sentence.
         targets: ``(T,)`` the places of all samples' target nodes.
-        count: ``B``.
+        size: ``B``.
     """
 
     texts: Tensor
@@ -35,7 +35,7 @@ class Parts(NamedTuple):
     edges: Tensor
     edge_texts: Tensor
     targets: Tensor
-    count: int
+    size: int
 
 
 @dataclass(frozen=True, eq=False)
