@@ -44,3 +44,8 @@ def resident(field: str) -> int:
     """Bytes of this process, by Linux: ``"RssAnon"``, those not of files, or ``"VmHWM"``, the most there were at a time."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split(f"{field}:")[1].split()[0])
+
+
+def reset_peak() -> None:
+    """Let ``"VmHWM"`` count from now on alone."""
+    Path("/proc/self/clear_refs").write_text("5")

@@ -4,7 +4,7 @@ a stream of events, beside one that keeps its messages in a dictionary; NAT and 
     python -m benchmarks.graph [--quick] [--large]
 
 regenerates ``benchmarks/results/graph.json`` and ``graph.md``. What is compared runs in turn, again and again; a ratio is
-the median over the rounds. The epochs on Cora and on UCI need POLYTASK_DATA. ``--large`` trains on a generated graph of
+the median over the rounds. The epochs on Cora and on UCI need POLYTASK_DATA. ``--large`` trains NCN and OFA on a generated graph of
 10^6 nodes and 10^7 edges besides, by sampling.
 """
 
@@ -15,20 +15,20 @@ import json
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks._machine import machine, resident
+from benchmarks._machine import machine, reset_peak, resident
 from benchmarks._page import Row, page
 from benchmarks._timing import ratio, seconds
 from torch import Tensor
 
 import polytask as pt
-from polytask.data.graph import LinkBatches, Links, LinkSplit, load_graph, split_links
+from polytask.data.graph import GraphData, LinkBatches, Links, LinkSplit, load_graph, split_links
 from polytask.data.temporal import EventBatches, Events, load_events
 from polytask.files import write_json, write_text
 from polytask.nn.graph import CSR, LastMessages, TemporalMemory, adjacency, alternating
@@ -36,6 +36,7 @@ from polytask.papers._stream import EventModel
 from polytask.papers._tgn import tgn
 from polytask.papers.nat import NAT
 from polytask.papers.ncn import NCN, Encoder, LinkPredictor, preset
+from polytask.papers.ofa import OFA, Prompt, PromptNetwork, TextGraph, TextTask, prompted, with_negations
 from polytask.papers.pres import pres
 
 RESULTS = Path(__file__).parent / "results"
@@ -162,6 +163,38 @@ def large(steps: int, nodes: int = 1_000_000, edges: int = 10_000_000) -> dict[s
     return {
         "step": fitted.seconds / steps,
         "links a second": 20_000 / took,
+        "held GiB": held,
+        "peak GiB": resident("VmHWM") / 2**30,
+    }
+
+
+def large_prompts(steps: int, nodes: int = 1_000_000, edges: int = 10_000_000) -> dict[str, float]:
+    """Seconds to make OFA's prompt graphs of 64 links, with two hops of at most 100 nodes, and to train on them; memory
+    before, with the graph, and at most since."""
+    ends, key = generated(nodes, edges), torch.Generator().manual_seed(0)
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        return torch.randn(len(texts), 384, generator=key)
+
+    words = [f"word {k}" for k in range(10_000)]
+    kinds = torch.randint(len(words), (nodes,), generator=key)
+    graph = TextGraph.build(GraphData("generated", nodes, ends), words, node_of=kinds, embed=embed)
+    pairs = torch.cat([ends[:10_000], torch.randint(nodes, (10_000, 2), generator=key)])
+    labels = with_negations(torch.arange(len(pairs)) < 10_000)
+    del ends
+    linked = Prompt.of("say whether two words are linked", ["they are", "they are not"], embed)
+    task = TextTask("links", graph, pairs, labels, linked, hops=2, limit=100)
+    model = OFA(PromptNetwork(384, WIDTH, 3), [task])
+    batches = torch.randint(len(pairs), (steps, 64), generator=key)
+    held = resident("VmRSS") / 2**30
+    reset_peak()
+    sizes = [len(prompted(task, batch).nodes) for batch in batches]
+    made = seconds(lambda: [prompted(task, batch) for batch in batches]) / steps
+    fitted = pt.fit(model, {"links": task.examples()}, steps=steps, batch_size=64)
+    return {
+        "made": made,
+        "step": fitted.seconds / steps,
+        "nodes": sum(sizes) / steps,
         "held GiB": held,
         "peak GiB": resident("VmHWM") / 2**30,
     }
@@ -359,6 +392,11 @@ def rows(results: dict[str, Any]) -> list[Row]:
         each = results["large"]
         words = f"{each['step']:.2f} s; {each['links a second']:,.0f} links scored a second; peak {each['peak GiB']:.1f} GiB"
         found.append(("NCN step of 1,024 links on 10^6 nodes, 10^7 edges, by sampling", words, "", None))
+    if results.get("prompts"):
+        each = results["prompts"]
+        words = f"{each['made']:.2f} s, {each['step']:.2f} s with the step; peak {each['peak GiB']:.1f} GiB, "
+        words += f"{each['held GiB']:.1f} of them the graph"
+        found.append((f"OFA prompt graphs of 64 links there, {each['nodes']:,.0f} nodes of 2 hops", words, "", None))
     return found
 
 
@@ -387,6 +425,7 @@ def main() -> None:
     results |= {"memory": memory(*((2, 10_000) if quick else (5, 100_000)))}
     results |= {"streams": streams(*((2, 2_000) if quick else (7, 10_000)))}
     results |= {"cora": cora(2 if quick else 10), "large": large(20) if chosen.large else None}
+    results |= {"prompts": large_prompts(10) if chosen.large else None}
     print(json.dumps(results, indent=1))
     print(written(about, results))
     if not quick:

@@ -3,6 +3,7 @@
 from polytask.data.digits import multi_images, multidigits, read_idx, read_idx_images
 from polytask.data.examples import Batch, DataSet, Examples, Inputs, to_device
 from polytask.data.mixture import Mixture
+from polytask.data.multipliers import Multipliers
 from polytask.data.sampling import (
     Annealed,
     AntiCurriculum,
@@ -29,6 +30,7 @@ __all__ = [
     "Inputs",
     "Loader",
     "Mixture",
+    "Multipliers",
     "Promotion",
     "Sampling",
     "Schedule",

@@ -32,7 +32,10 @@ class Mixture:
         batch_size: of sources that are `Examples`, over all processes together.
         seed: the order of turns is a function of this and the epoch's number.
         length: steps in an epoch. By default as many as the sources have batches together (``"one"``), or as the longest has
-            (``"all"``), whichever tasks take part.
+            (``"all"``), whichever tasks take part. With a rule that deals, such as `polytask.data.Multipliers`, one round of
+            what it deals in the first epoch; rounds that become shorter follow one another within the epoch.
+        turns: with one task a step, how many turns make a step instead: it then has several tasks, and what a task has drawn
+            more than once is joined to one batch. With ``batch_size=1`` batches are mixed example by example.
 
     A source starts each epoch in a new order, and once more when it runs out.
     """
@@ -46,6 +49,7 @@ class Mixture:
         batch_size: int = 64,
         seed: int = 0,
         length: int | None = None,
+        turns: int = 1,
     ) -> None:
         if not sources:
             raise InputError("a mixture of no sources, expected at least one task")
@@ -54,11 +58,13 @@ class Mixture:
             raise InputError(f"tasks_per_step {tasks_per_step!r}, expected 'one' or 'all'")
         if length is not None and length < 1:
             raise InputError(f"length {length}, expected at least 1 step in an epoch")
+        if turns < 1 or (turns > 1 and tasks_per_step == "all"):
+            raise InputError(f"{turns} turns in a step of {tasks_per_step}, expected at least 1, and 1 with 'all'")
         self.sources: dict[str, Stream] = {
             name: as_stream(source, batch_size, seed + i) for i, (name, source) in enumerate(sources.items())
         }
         self.sampling = as_sampling(sampling, temperature)
-        self.tasks_per_step, self.seed, self.length = tasks_per_step, seed, length
+        self.tasks_per_step, self.seed, self.length, self.turns = tasks_per_step, seed, length, turns
         self.history: Sequence[Mapping[str, Any]] = ()
         self.weights(0)
 
@@ -84,8 +90,11 @@ class Mixture:
     def __len__(self) -> int:
         if self.length is not None:
             return self.length
-        sizes = [len(source) for source in self.sources.values()]
-        return sum(sizes) if self.tasks_per_step == "one" else max(sizes)
+        sizes = {name: len(source) for name, source in self.sources.items()}
+        if self.tasks_per_step == "all":
+            return max(sizes.values())
+        total = sum(self.sampling.weights(sizes, 0, ()).values()) if self.sampling.dealt else sum(sizes.values())
+        return max(1, int(total) // self.turns)
 
     def shared(self, rank: int, world: int) -> Mixture:
         """This mixture for one of ``world`` processes: the same turns, and its share of every batch of `Examples`."""
@@ -100,18 +109,27 @@ class Mixture:
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[dict[str, tuple[Inputs, Tensor]]]:
         weights = self.weights(number)
-        names = list(weights)  # never a task without weight, which rounding could draw
-        if self.tasks_per_step == "all":
-            turns = [names] * len(self)
-        else:
-            key = generator(self.seed, number)
-            shares = torch.tensor(list(weights.values()), dtype=torch.float64)
-            drawn = torch.multinomial(shares, len(self), replacement=True, generator=key)
-            turns = [[names[i]] for i in drawn.tolist()]
+        turns = [list(weights)] * len(self) if self.tasks_per_step == "all" else self._drawn(number, weights)
         skipped = Counter(name for turn in turns[:skip] for name in turn)
         endless = {name: _endless(source, number, skipped[name]) for name, source in self.sources.items() if name in weights}
         for turn in turns[skip:]:
-            yield {name: _of_task(name, next(endless[name])) for name in turn}
+            yield {
+                name: _joined([_of_task(name, next(endless[name])) for _ in range(count)])
+                for name, count in Counter(turn).items()
+            }
+
+    def _drawn(self, number: int, weights: Mapping[str, float]) -> list[list[str]]:
+        """The turns of each step of an epoch."""
+        names, count = list(weights), len(self) * self.turns  # never a task without weight, which rounding could draw
+        key = generator(self.seed, number)
+        shares = torch.tensor(list(weights.values()), dtype=torch.float64)
+        if self.sampling.dealt:
+            deck = torch.arange(len(names)).repeat_interleave(shares.long())
+            rounds = -(-count // len(deck))
+            drawn = torch.cat([deck[torch.randperm(len(deck), generator=key)] for _ in range(rounds)])[:count]
+        else:
+            drawn = torch.multinomial(shares, count, replacement=True, generator=key)
+        return [[names[i] for i in step] for step in drawn.view(-1, self.turns).tolist()]
 
 
 def _endless(source: Stream, number: int, skip: int) -> Iterator[Any]:
@@ -129,3 +147,13 @@ def _endless(source: Stream, number: int, skip: int) -> Iterator[Any]:
 def _of_task(name: str, batch: Any) -> tuple[Inputs, Tensor]:
     inputs, target = batch
     return inputs, target[name] if isinstance(target, Mapping) else target
+
+
+def _joined(batches: Sequence[tuple[Inputs, Tensor]]) -> tuple[Inputs, Tensor]:
+    """Batches of one task as one."""
+    if len(batches) == 1:
+        return batches[0]
+    inputs, targets = zip(*batches, strict=True)
+    if isinstance(inputs[0], Tensor):
+        return torch.cat(inputs), torch.cat(targets)
+    return {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}, torch.cat(targets)

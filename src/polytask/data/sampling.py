@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from polytask.errors import InputError, suggest
 
@@ -19,7 +19,14 @@ History = Sequence[Mapping[str, Any]]
 
 
 class Sampling(ABC):
-    """How often each task's turn comes. Subclass it for a rule of your own."""
+    """How often each task's turn comes. Subclass it for a rule of your own.
+
+    Attributes:
+        dealt: whether weights are numbers of turns: a mixture then deals so many to each task in random order, again and
+            again, where it would draw each turn by itself. False by default.
+    """
+
+    dealt: ClassVar[bool] = False
 
     @abstractmethod
     def weights(self, sizes: Mapping[str, int], epoch: int, history: History) -> dict[str, float]:
@@ -260,7 +267,7 @@ class Promotion(Curriculum):
             if record["epoch"] <= began:  # evaluated before this stage's first step
                 continue
             goals = self._goals(self.stages[stage])
-            values = {name: _value(record, name, goal.metric) for name, goal in goals.items()}
+            values = {name: validated(record, name, goal.metric) for name, goal in goals.items()}
             improved = {n: v for n, v in values.items() if goals[n].better(v, best.get(n, math.nan))}
             best |= improved
             waited = 0 if improved else waited + 1
@@ -279,7 +286,8 @@ def as_sampling(sampling: str | Sampling, temperature: float = 5.0) -> Sampling:
     return Temperature(named[sampling])
 
 
-def _value(record: Mapping[str, Any], name: str, metric: str) -> float:
+def validated(record: Mapping[str, Any], name: str, metric: str) -> float:
+    """A validation metric of a task in one of a run's records; `InputError` where the record has none."""
     values = record["validation"].get(name, {})
     if metric not in values:
         raise InputError(f"epoch {record['epoch']}: no validation {metric!r} of task {name!r}: {suggest(metric, values)}")

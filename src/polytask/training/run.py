@@ -488,6 +488,8 @@ def _check_metrics(wanted: Mapping[str, str], judge: Judge) -> None:
     for name, metric in wanted.items():
         if judge.data is None:
             raise InputError(f"the curriculum goes by the validation {metric!r} of task {name!r}: give validation data")
+        if judge.own and judge.monitor != "loss":  # only its records tell what the module's own evaluate finds
+            continue
         if judge.monitor == "loss":
             known = ["loss"]
         else:

@@ -4,7 +4,7 @@ import torch
 from tests.nn.graph.graphs import dense, random_graph
 
 from polytask.errors import InputError
-from polytask.nn.graph import from_pyg, k_hop, random_walks, sample_neighbours, subgraph, to_pyg
+from polytask.nn.graph import CSR, from_pyg, k_hop, neighbourhoods, random_walks, sample_neighbours, subgraph, to_pyg
 
 
 def test_k_hop_is_what_a_search_finds() -> None:
@@ -23,6 +23,44 @@ def test_a_subgraph_has_the_edges_between_its_nodes() -> None:
     assert torch.equal(dense(subgraph(graph, nodes)), dense(graph)[nodes][:, nodes])
     with pytest.raises(InputError, match="listed twice"):
         subgraph(graph, torch.tensor([1, 1]))
+
+
+@pytest.mark.parametrize("hops", [0, 1, 3])
+@pytest.mark.parametrize("piece", [1, 7, 2**22])
+def test_neighbourhoods_of_many_are_those_of_each(hops: int, piece: int) -> None:
+    graph = random_graph(30, 45)
+    seeds = torch.tensor([[3, 4], [4, 3], [0, 29], [7, 8]])
+    found = neighbourhoods(graph, seeds, hops, piece=piece)
+    assert torch.equal(found.nodes[:8], seeds.flatten())
+    for sample, own in enumerate(seeds):
+        places = (found.owner == sample).nonzero()[:, 0]
+        nodes = k_hop(graph, own, hops)
+        assert torch.equal(found.nodes[places], nodes)
+        mine = found.owner[found.edges[:, 1]] == sample
+        assert bool((found.owner[found.edges[mine]] == sample).all())
+        ends = found.nodes[found.edges[mine]]
+        part = subgraph(graph, nodes)
+        expected = torch.stack([nodes[part.columns], nodes[part.rows]], 1)
+        assert sorted(ends.tolist()) == sorted(expected.tolist())
+        assert torch.equal(graph.columns[found.entries[mine]], ends[:, 0])
+        assert torch.equal(graph.rows[found.entries[mine]], ends[:, 1])
+
+
+def test_limited_neighbourhoods_are_few_distinct_and_uniform() -> None:
+    star = torch.stack([torch.zeros(40, dtype=torch.int64), torch.arange(1, 41)], 1)
+    graph = CSR.from_entries(*torch.cat([star, star.flip(1)]).unbind(1), (41, 41))
+    key = torch.Generator().manual_seed(0)
+    found = neighbourhoods(graph, torch.zeros(2000, 1, dtype=torch.int64), 2, limit=5, generator=key)
+    others = found.nodes[2000:]
+    assert torch.equal(found.owner[2000:], torch.arange(2000).repeat_interleave(5))
+    assert len(torch.unique(found.owner[2000:] * 41 + others)) == len(others)
+    counts = torch.bincount(others, minlength=41)[1:].double()
+    assert float((counts - 250).abs().max()) < 5 * (2000 * 0.125 * 0.875) ** 0.5
+    # Two seeds of a sample reach other nodes: of those together five are drawn.
+    both = neighbourhoods(random_graph(60, 900), torch.tensor([[0, 1]] * 50), 1, limit=5, generator=key)
+    assert torch.bincount(both.owner).tolist() == [7] * 50
+    with pytest.raises(InputError, match="a sample lists a seed twice"):
+        neighbourhoods(graph, torch.tensor([[1, 2], [3, 3]]), 1)
 
 
 def test_all_neighbours_sampled_give_the_same_embeddings() -> None:

@@ -13,7 +13,15 @@ from polytask.nn.graph.normalise import propagate, random_walk, symmetric, with_
 from polytask.nn.graph.overlap import NeighbourSets, cap_degrees, common_neighbours, neighbour_sets
 from polytask.nn.graph.pyg import from_pyg, to_pyg
 from polytask.nn.graph.recent import Recent, RecentNeighbours
-from polytask.nn.graph.sampling import Sampled, k_hop, random_walks, sample_neighbours, subgraph
+from polytask.nn.graph.sampling import (
+    Neighbourhoods,
+    Sampled,
+    k_hop,
+    neighbourhoods,
+    random_walks,
+    sample_neighbours,
+    subgraph,
+)
 from polytask.nn.graph.time import TimeEncoding
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "IdentityEmbedding",
     "LastMessages",
     "NeighbourSets",
+    "Neighbourhoods",
     "NodeTable",
     "Recent",
     "RecentNeighbours",
@@ -52,6 +61,7 @@ __all__ = [
     "linear",
     "mask_features",
     "neighbour_sets",
+    "neighbourhoods",
     "propagate",
     "questions",
     "random_walk",

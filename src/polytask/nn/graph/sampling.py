@@ -61,6 +61,73 @@ def subgraph(graph: CSR, nodes: Tensor) -> CSR:
     return CSR.from_entries(owner[inside], columns[inside], (len(nodes), len(nodes)), values)
 
 
+class Neighbourhoods(NamedTuple):
+    """Neighbourhoods of many samples side by side; a node that several of them have is there once for each.
+
+    Attributes:
+        nodes: ``(M,)`` their ids in the whole graph: first all samples' seeds in their order, then hop by hop.
+        owner: ``(M,)`` the sample that each belongs to.
+        edges: ``(E, 2)`` source and target by places in ``nodes``: the edges between nodes of one sample.
+        entries: ``(E,)`` the place of each edge in the graph's ``columns``.
+    """
+
+    nodes: Tensor
+    owner: Tensor
+    edges: Tensor
+    entries: Tensor
+
+
+def neighbourhoods(
+    graph: CSR,
+    seeds: Tensor,
+    hops: int,
+    limit: int | None = None,
+    generator: torch.Generator | None = None,
+    piece: int = 2**22,
+) -> Neighbourhoods:
+    """For each sample what `k_hop` and `subgraph` give for it alone, for all of them at once.
+
+    Args:
+        graph: rows list a node's neighbours, the sources of the edges into it; an entry may be there several times.
+        seeds: ``(B, S)`` those of each sample, distinct within it.
+        hops: how far, >= 0.
+        limit: at most so many new nodes of a sample in each hop, drawn without replacement from those that it reaches; of
+            a node's own neighbours it looks at so many at most, so that memory does not grow with a hub's degree. ``None``
+            for all.
+        generator: of the draws.
+        piece: edges are looked for among about so many entries at a time.
+    """
+    count, n = len(seeds), graph.width
+    if count * n >= 2**63:
+        raise InputError(f"{count:,} samples of a graph of {n:,} nodes have 2^63 places or more, expected fewer")
+    device = seeds.device
+    front = (torch.arange(count, device=device)[:, None] * n + seeds).flatten()
+    seen = front.sort().values
+    if bool((seen[1:] == seen[:-1]).any()):
+        raise InputError("a sample lists a seed twice, expected distinct nodes")
+    found = [front]
+    for _ in range(hops):
+        nodes = front % n
+        row, entries = graph.entries_of(nodes) if limit is None else _draw(graph, nodes, limit, generator)
+        reached = torch.unique(front[row] - nodes[row] + graph.columns[entries])
+        front = reached[~_find(seen, reached)[0]]
+        if limit is not None:
+            front = _at_most(front, front // n, limit, generator)
+        seen = torch.cat([seen, front]).sort().values
+        found.append(front)
+    keys = torch.cat(found)
+    nodes, (ordered, order) = keys % n, keys.sort()
+    edges, taken = [], []
+    degrees = graph.degrees[nodes]
+    for place in _pieces(degrees, piece):
+        row, entries = graph.entries_of(nodes[place])
+        target = place[row]
+        inside, source = _find(ordered, keys[target] - nodes[target] + graph.columns[entries])
+        edges.append(torch.stack([order[source[inside]], target[inside]], 1))
+        taken.append(entries[inside])
+    return Neighbourhoods(nodes, keys // n, torch.cat(edges), torch.cat(taken))
+
+
 def sample_neighbours(
     graph: CSR,
     seeds: Tensor,
@@ -134,6 +201,28 @@ def _draw(graph: CSR, rows: Tensor, count: int, generator: torch.Generator | Non
     owner, entries = graph.entries_of(rows[few])
     drawn = (graph.offsets[rows[large]][:, None] + chosen).flatten()
     return torch.cat([few[owner], large.repeat_interleave(count)]), torch.cat([entries, drawn])
+
+
+def _at_most(keys: Tensor, groups: Tensor, limit: int, generator: torch.Generator | None) -> Tensor:
+    """Of each group ``limit`` of its keys, drawn without replacement, or all; ascending, as ``keys`` and ``groups`` are."""
+    chance = torch.rand(len(keys), generator=generator, device=keys.device, dtype=torch.float64)
+    order = torch.argsort(groups + chance)
+    first = torch.searchsorted(groups, groups)  # where each key's group begins, which order does not change
+    rank = torch.arange(len(keys), device=keys.device) - first
+    return keys[order[rank < limit]].sort().values
+
+
+def _find(ordered: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each key is among the ascending ones, and where."""
+    place = torch.searchsorted(ordered, keys).clamp_(max=max(len(ordered) - 1, 0))
+    return ordered[place] == keys if len(ordered) else torch.zeros_like(keys, dtype=torch.bool), place
+
+
+def _pieces(counts: Tensor, size: int) -> list[Tensor]:
+    """Places in their order, in parts whose counts sum to about ``size``; at least one part."""
+    number = (counts.cumsum(0) - 1).clamp(min=0) // size
+    lengths: list[int] = torch.unique_consecutive(number, return_counts=True)[1].tolist()
+    return list(torch.split(torch.arange(len(counts), device=counts.device), lengths or [0]))
 
 
 def _places(size: int, nodes: Tensor) -> Tensor:
