@@ -4,8 +4,8 @@ a stream of events, beside one that keeps its messages in a dictionary; NAT and 
     python -m benchmarks.graph [--quick] [--large]
 
 regenerates ``benchmarks/results/graph.json`` and ``graph.md``. What is compared runs in turn, again and again; a ratio is
-the median over the rounds. The epochs on Cora and on UCI need POLYTASK_DATA. ``--large`` trains NCN and OFA on a generated graph of
-10^6 nodes and 10^7 edges besides, by sampling.
+the median over the rounds. The epochs on Cora and on UCI need POLYTASK_DATA. ``--large`` trains NCN and OFA on a generated
+graph of 10^6 nodes and 10^7 edges besides, by sampling.
 """
 
 from __future__ import annotations
