@@ -154,7 +154,7 @@ class Run:
         started = time.perf_counter()
         while self.step < self.total and not self.finished:
             epoch, done = divmod(self.step, per_epoch)
-            if isinstance(stream, Mixture):
+            if hasattr(stream, "hear"):
                 stream.hear(self.history)
             batches = stream.epoch(epoch, done * self.accumulate)
             for step_batches in _grouped(batches, self.accumulate):
@@ -478,6 +478,8 @@ def _check_metrics(wanted: Mapping[str, str], judge: Judge) -> None:
     for name, metric in wanted.items():
         if judge.data is None:
             raise InputError(f"the curriculum goes by the validation {metric!r} of task {name!r}: give validation data")
+        if judge.own and judge.monitor != "loss":
+            return  # the model's own evaluation says which metrics there are
         if judge.monitor == "loss":
             known = ["loss"]
         else:
