@@ -20,8 +20,8 @@ from polytask.errors import InputError
 class Stream(Protocol):
     """Batches by epoch, a function of the epoch's number alone.
 
-    A method ``hear(history)`` is optional: training calls it before each epoch with the run's records, for streams that go by
-    them, as mixtures with a curriculum do. An epoch then depends on the records up to its start too.
+    A method ``hear(history)`` is optional: training calls it before each epoch with the run's records, for streams that go
+    by them, as mixtures with a curriculum do. An epoch then depends on the records up to its start too.
     """
 
     def __len__(self) -> int:

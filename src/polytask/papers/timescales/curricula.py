@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from polytask.data import Goal, Promotion
 from polytask.errors import InputError
@@ -25,7 +25,7 @@ class MeanAndNewest(Promotion):
     accuracy above 0.98 by default, is one for all tasks.
     """
 
-    goals: Goal = Goal("accuracy", above=GOAL)
+    goals: Goal = field(default_factory=lambda: Goal("accuracy", above=GOAL))
 
     def passed(self, values: Mapping[str, float], goals: Mapping[str, Goal]) -> bool:
         above = self.goals.above
@@ -60,4 +60,4 @@ def sliding(tasks: Sequence[str], heads: int, forget: int = 1, goal: float = GOA
 
 def _check(tasks: Sequence[str], heads: int, step: int) -> None:
     if not 1 <= heads <= len(tasks) or step < 1:
-        raise InputError(f"{heads} tasks at first and {step} more each time, expected from 1 to {len(tasks)}, and at least 1")
+        raise InputError(f"{heads} tasks at first, {step} more each time: expected from 1 to {len(tasks)}, and at least 1")

@@ -162,7 +162,7 @@ class MemoryNetwork(nn.Module):
         if not 0 <= min(places) <= max(places) < self.heads:
             raise InputError(f"tasks {list(tasks)}, expected N from {SMALLEST} to {self.heads + SMALLEST - 1}")
         logits: Tensor = self.readout(state)
-        return logits.unflatten(1, (self.heads, 2))[:, places]
+        return logits.view(-1, self.heads, 2)[:, places]
 
     def losses(self, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
         """The cross entropy of each task that the batch has labels for; training takes their sum."""
@@ -179,8 +179,8 @@ class MemoryNetwork(nn.Module):
     def evaluate(self, data: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, dict[str, float]]:
         """Each task's ``accuracy`` on batches, and of ``"network"`` the ``progress`` and the mean ``tau``, if it has one.
 
-        The progress is ``N``, the newest task's, where the tasks are solved together (`solved`), and else less than ``N - 1``
-        by up to a half: monitored as ``"network/progress"``, it keeps the weights that solved the largest N.
+        The progress is ``N``, the newest task's, where the tasks are solved together (`solved`), and else in between
+        ``N - 1.5`` and ``N - 1``: monitored as ``"network/progress"``, it keeps the weights that solved the largest N.
         """
         right: dict[str, float] = {}
         count: dict[str, int] = {}
@@ -196,5 +196,5 @@ class MemoryNetwork(nn.Module):
         mean = sum(values) / len(values)
         network = {"progress": float(newest) if solved(values, self.goal) else newest - 1.5 + mean / 2}
         if isinstance(self.core, LeakyRNN):
-            network["tau"] = float(self.core.tau.mean())
+            network["tau"] = float(self.core.tau.detach().mean())
         return {**{task: {"accuracy": value} for task, value in accuracies.items()}, "network": network}

@@ -83,9 +83,9 @@ def chance(rule: str, n: int) -> float:
 class BitStream:
     """Sequences without end, for the tasks that a curriculum has in each epoch.
 
-    A batch is ``(bits, {task: labels})``: ``(B, M)`` floats, and integers ``(B,)`` for each task. ``M`` is drawn for each batch
-    from ``N + 2 .. 4 N + 1``, where ``N`` is the largest that takes part. `held_out` has sequences of the epoch that is being
-    trained, drawn apart: as validation data they tell the curriculum what it goes by.
+    A batch is ``(bits, {task: labels})``: ``(B, M)`` floats, and integers ``(B,)`` for each task. ``M`` is drawn for each
+    batch from ``N + 2 .. 4 N + 1``, where ``N`` is the largest that takes part. `held_out` has sequences of the tasks in
+    training, drawn apart: as validation data they tell the curriculum what it goes by.
 
     Args:
         rule: ``"parity"`` or ``"dms"``.
@@ -93,7 +93,8 @@ class BitStream:
             ``Schedule({0: ["n20"]})`` for one alone. It hears the records of the run.
         tasks: all there are, in the order of their N.
         batch_size: sequences in a step, over all processes.
-        length: updates in an epoch. The paper's 600 are followed by a test; pass ``evaluate_every=`` as many to `polytask.fit`.
+        length: updates in an epoch, 600 in the paper, each followed by a test: give `polytask.fit` as ``evaluate_every=``
+            as many.
         tests: batches of `held_out`, 50 in the paper.
         seed: every batch is a function of this, the epoch's number and the batch's.
         rank, world: this process and the number of processes; each gets its share of every batch.
@@ -113,7 +114,7 @@ class BitStream:
     ) -> None:
         _rule(rule)
         if min(batch_size, length, tests) < 1 or batch_size < world:
-            raise InputError(f"batch size {batch_size}, length {length}, tests {tests}: expected >= 1, and a row for each process")
+            raise InputError(f"batch size {batch_size}, length {length}, tests {tests}: expected >= 1, a row a process")
         self.rule, self.sampling, self.names = rule, curriculum, list(tasks)
         self.batch_size, self.length, self.tests, self.seed = batch_size, length, tests, seed
         self.rank, self.world = rank, world
