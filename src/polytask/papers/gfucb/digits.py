@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from polytask.claim import Measurements
-from polytask.data import read_idx_images
 from polytask.papers.gfucb.bandit import Independent, Player, Round, play
 from polytask.papers.gfucb.finite import FiniteClass
-from polytask.papers.gfucb.network import MultiHead, convolutional, mlp
+from polytask.papers.gfucb.network import MultiHead, mlp
 from polytask.papers.gfucb.neural import Greedy, Linearised
 
 if TYPE_CHECKING:
@@ -93,18 +92,11 @@ def players(seed: int, encoder: Callable[[], nn.Module], betas: Mapping[str, flo
 def measure(seed: int, data: Path, rounds: int = ROUNDS) -> Measurements:
     """``"ARM regret"``, the cumulative regret per task of each arm on ten tasks; ``"joint of 4 regret"`` on the first four.
 
-    ``"joint of 1 regret"`` is the independent one: a task by itself. ``"ARM at T"`` are its curves, ``"... of four"`` the mean
-    over the first four tasks alone.
+    The regret of one task by itself is the independent one. ``"ARM at T"`` are its curves, ``"... of four"`` the mean over
+    the first four tasks alone.
     """
     images, labels = small_digits()
     return compare(image_rounds(images, labels, seed, rounds=rounds), images, labels, seed, partial(mlp, 64))
-
-
-def measure_mnist(seed: int, data: Path, rounds: int = ROUNDS) -> Measurements:
-    """`measure` on MNIST's test images with a convolutional network."""
-    images, labels = read_idx_images(data / "mnist", ["t10k"])
-    images = images[:, None]
-    return compare(image_rounds(images, labels, seed, rounds=rounds), images, labels, seed, convolutional)
 
 
 def compare(
@@ -147,7 +139,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     seeds = list(measurements.values())
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     curves, ends = figure.subplots(1, 2, width_ratios=(1.3, 1))
-    for row, (name, (colour, label)) in enumerate(arms.items()):
+    for row, (name, (colour, _)) in enumerate(arms.items()):
         prefix = f"{name} at "
         times = sorted(int(key.removeprefix(prefix)) for key in seeds[0] if key.startswith(prefix))
         means = [sum(measured[f"{prefix}{t}"] for measured in seeds) / len(seeds) for t in times]

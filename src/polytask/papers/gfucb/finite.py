@@ -21,7 +21,7 @@ class Member:
 
     In the distance to ``f`` over what was seen, ``sum (phi w_i - f)^2 + ridge |w - own|^2``, these are a ball: of the radius
     ``beta - distance`` around ``centre``, with the metric ``gram`` of each task. Without a share for the ridge a direction
-    that was never seen would be unbounded; of the representation of ``f`` itself ``own`` is its solution, and the distance 0.
+    that was never seen would be unbounded; for the representation of ``f`` itself ``centre`` is ``own``, at the distance 0.
 
     Attributes:
         gram: ``(M, k, k)``, ``V_i = ridge + sum phi phi'`` over a task's rows.
@@ -84,9 +84,13 @@ def members(features: Sequence[Tensor], tasks: Tensor, targets: Tensor, count: i
         values = (phi * own[tasks]).sum(1)
         loss = float((values - targets).square().sum() + ridge * own.square().sum())
         fitted.append((phi, gram, own, values, loss))
-    best = min(fitted, key=lambda fit: fit[4])[3]
+    nearest = min(range(len(fitted)), key=lambda i: fitted[i][4])
+    best = fitted[nearest][3]
     found = []
-    for phi, gram, own, _, loss in fitted:
+    for i, (phi, gram, own, _, loss) in enumerate(fitted):
+        if i == nearest:
+            found.append(Member(gram, own, own, loss, 0.0))
+            continue
         right = torch.einsum("nm,nk->mk", whose * best[:, None], phi) + ridge * own
         centre = torch.linalg.solve(gram, right)
         distance = ((phi * centre[tasks]).sum(1) - best).square().sum() + ridge * (centre - own).square().sum()

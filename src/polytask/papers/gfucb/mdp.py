@@ -17,9 +17,9 @@ class OptimisticValues:
 
     Backward from the last step, ``Q_h`` is fitted to ``r + max_a Q_(h+1)(s', a)`` by joint least squares over all tasks'
     steps ``h``, as in the bandit; each value is the largest that a function in the confidence set has there, from 0 to the
-    number of steps that are left. The paper is optimistic once, about the sum of the tasks' values at the start, over sets for
-    all steps together; that cannot be computed, and this is its usual relaxation, optimistic at every step. With one
-    representation and one task it is LSVI-UCB.
+    number of steps that are left. The paper is optimistic once, about the sum of the tasks' values at the start, over the
+    sets of all steps together; that cannot be computed, and this is its usual relaxation, optimistic at every step. With
+    one representation and one task it is LSVI-UCB.
 
     Args:
         maps: from inputs ``(N, ...)`` of state and action to features ``(N, k)``.

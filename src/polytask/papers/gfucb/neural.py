@@ -27,15 +27,27 @@ class Learner(ABC):
         network: its weights are changed.
         every: rounds between fits.
         steps: of each fit, by AdamW at a constant rate ``lr``, on batches of at most ``batch_size`` rows of any task.
+        weight_decay: of AdamW.
         seed: of batches, and of what is drawn.
     """
 
     def __init__(
-        self, network: MultiHead, every: int = 10, steps: int = 100, batch_size: int = 128, lr: float = 3e-3, seed: int = 0
+        self,
+        network: MultiHead,
+        every: int = 10,
+        steps: int = 100,
+        batch_size: int = 128,
+        lr: float = 3e-3,
+        weight_decay: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        if min(every, steps, batch_size) < 1 or not lr > 0:
-            raise InputError(f"every {every}, steps {steps}, batch size {batch_size}, lr {lr}: expected > 0")
-        self.network, self.every, self.steps, self.batch_size, self.lr = network, every, steps, batch_size, lr
+        if min(every, steps, batch_size) < 1 or not lr > 0 or not weight_decay >= 0:
+            raise InputError(
+                f"every {every}, steps {steps}, batch size {batch_size}, lr {lr}, weight decay {weight_decay}: "
+                "expected > 0, the last >= 0"
+            )
+        self.network, self.every, self.steps, self.batch_size = network, every, steps, batch_size
+        self.lr, self.weight_decay = lr, weight_decay
         self.seed, self.rounds = seed, 0
         self.draws = torch.Generator().manual_seed(seed)
         self._inputs: list[Tensor] = []
@@ -66,9 +78,16 @@ class Learner(ABC):
         """Joint least squares over all tasks' rows."""
         inputs, tasks, rewards = self.rows()
         examples = Examples(inputs, {"task": tasks, "reward": rewards})
-        size = min(self.batch_size, len(examples))
-        seed = self.seed + self.rounds
-        fit(self.network, examples, steps=self.steps, batch_size=size, lr=self.lr, schedule="constant", seed=seed)
+        fit(
+            self.network,
+            examples,
+            steps=self.steps,
+            batch_size=min(self.batch_size, len(examples)),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            schedule="constant",
+            seed=self.seed + self.rounds,
+        )
 
     def means(self, candidates: Tensor) -> Tensor:
         """The values of all candidates for their tasks, ``(M, A)``."""
@@ -100,11 +119,11 @@ class Greedy(Learner):
 class Linearised(Learner):
     """Optimism in the network's tangent space: ``Z = ridge + sum g g'`` over all tasks' rows, ``g`` the gradient of ``f_i``.
 
-    A gradient has a part for the representation, to which every task's rows add, and one for the task's own head. The
-    parameters of the representation are sketched to ``sketch`` numbers (each adds, with a random sign, to one of them), which
-    keeps inner products in the mean; heads are kept exactly. With a frozen representation this is the exact confidence set
-    around the network's heads. For one task it is NeuralUCB with a sketch. The encoder's operations have to be those that
-    ``torch.func.vmap`` knows; it is run in evaluation mode.
+    A gradient has a part for the representation, to which every task's rows add, and one for the task's own head. Parameters
+    of the representation are sketched to ``sketch`` numbers (each adds, with a random sign, to one of them), which keeps
+    inner products in the mean; heads are kept exactly. With a frozen representation this is the exact confidence set around
+    the network's heads; for one task it is NeuralUCB with a sketch. ``torch.func.vmap`` has to know the operations of the
+    encoder, which is run in evaluation mode.
 
     Args:
         beta: the radius of the confidence set; 0 is greedy.
@@ -209,8 +228,10 @@ class FineTuned(Learner):
         **settings: float,
     ) -> None:
         if not beta >= 0 or not ridge >= 0 or min(ascents, starts) < 1 or not min(rate, penalty) > 0:
-            raise InputError(f"beta {beta}, ridge {ridge}, ascents {ascents}, rate {rate}, penalty {penalty}, starts {starts}: "
-                             "expected >= 0, >= 0, >= 1, > 0, > 0, >= 1")
+            raise InputError(
+                f"beta {beta}, ridge {ridge}, ascents {ascents}, rate {rate}, penalty {penalty}, starts {starts}: "
+                "expected >= 0, >= 0, >= 1, > 0, > 0, >= 1"
+            )
         super().__init__(network, **settings)  # type: ignore[arg-type]
         self.beta, self.ridge, self.ascents, self.rate, self.penalty = beta, ridge, ascents, rate, penalty
         self.starts = starts
@@ -255,7 +276,7 @@ class FineTuned(Learner):
         for _ in range(self.ascents):
             distance, _, value = look()
             optimizer.zero_grad()
-            (self.penalty * (distance - self.beta).clamp(min=0) - value).backward()
+            torch.autograd.backward(self.penalty * (distance - self.beta).clamp(min=0) - value)
             optimizer.step()
             with torch.no_grad():
                 distance, actions, value = look()

@@ -19,12 +19,14 @@ def joint_value(means: Tensor, directions: Tensor, actions: Tensor, beta: float)
         actions: ``(M,)``.
     """
     tasks = torch.arange(len(means), device=means.device)
-    return means[tasks, actions].sum() + beta**0.5 * directions[tasks, actions].sum(0).norm()
+    value: Tensor = means[tasks, actions].sum() + beta**0.5 * directions[tasks, actions].sum(0).norm()
+    return value
 
 
 def separable_choice(means: Tensor, directions: Tensor, beta: float) -> Tensor:
     """Each task's best action by ``m + sqrt(beta) |d|``, ``(M,)``, as if it had the whole ball for itself."""
-    return (means + beta**0.5 * directions.norm(dim=2)).argmax(1)
+    actions: Tensor = (means + beta**0.5 * directions.norm(dim=2)).argmax(1)
+    return actions
 
 
 def joint_choice(means: Tensor, directions: Tensor, beta: float, sweeps: int = 20) -> Tensor:
