@@ -63,7 +63,7 @@ __all__ = [
 _claim = partial(Claim, run=measure, better="lower", seeds=5)
 _COMMENT = (
     f"Regret per task over {ROUNDS} rounds; {TASKS} tasks, {ACTIONS} images a round, scikit-learn's digits. The radius of "
-    "each arm was chosen from three on other rounds; networks, their training and its length are the same."
+    "each arm was chosen on other rounds; networks, their training and its length are the same."
 )
 
 
