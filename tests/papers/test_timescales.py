@@ -320,7 +320,7 @@ def test_network_timescales_are_those_of_neurons_that_only_leak() -> None:
         network.recurrent.bias.fill_(5.0)  # positive states: the linear regime
         network.raw_tau.copy_(torch.tensor([2.0, 5.0, 8.0, 1.0]))
         network.input.weight.copy_(torch.tensor([[1.0], [1.0], [1.0], [0.0]]))
-    found = ts.network_timescales(network, steps=2000, trials=20, lags=40)
+    found = ts.network_timescales(network, steps=6000, trials=20, lags=40)
     expected = ts.isolated_timescale(network.tau.detach())
     torch.testing.assert_close(found[:3].float(), expected[:3], rtol=0.1, atol=0)
     assert bool(found[3].isnan())

@@ -153,7 +153,7 @@ def _taus(name: str, seen: Solved, measured: bool) -> dict[str, float]:
         assert isinstance(core, LeakyRNN)
         found[f"{name} tau {n}"] = float(core.tau.detach().mean())
         if measured and n in (first, last):
-            found[f"{name} network tau {n}"] = float(network_timescales(core, steps=500, trials=10, lags=50).nanmean())
+            found[f"{name} network tau {n}"] = float(network_timescales(core).nanmean())
     for what in ("tau", "network tau") if measured else ("tau",):
         found[f"{name} first {what}"] = found.get(f"{name} {what} {first}", 1.0)
         found[f"{name} last {what}"] = found.get(f"{name} {what} {last}", 1.0)
