@@ -216,9 +216,8 @@ class Promotion(Curriculum):
     many evaluations in a row at which none of them was better than before in this stage. The next stage begins with the next
     epoch: make epochs short with the mixture's ``length``, and evaluate at least once in each.
 
-    With ``stages=[["n2"], ["n2", "n3"], ...]`` and goals of an accuracy above 0.98 for all, this is close to the cumulative
-    curriculum of Khajehabdollahi et al., *Emergent mechanisms for long timescales depend on training curriculum and affect
-    performance in memory tasks*, ICLR 2024, who ask it of the newest task and of the mean.
+    Subclasses may ask for something else of a stage: the curricula of `polytask.papers.timescales` ask it of the newest task
+    and of the mean.
 
     Args:
         stages: the sets of tasks in their order; tasks may come and go, and the last stage does not end.
@@ -257,6 +256,13 @@ class Promotion(Curriculum):
             _check_known(stage, names)
         return self.stages[self.stage(history)]
 
+    def passed(self, values: Mapping[str, float], goals: Mapping[str, Goal]) -> bool:
+        """Whether a stage is over, by its tasks' values at an evaluation: each has reached its goal.
+
+        Override it for a rule of your own; both are in the order of the stage.
+        """
+        return all(goals[name].reached(value) for name, value in values.items())
+
     def stage(self, history: History) -> int:
         """The number of the stage, from 0, that a run with these records is in at its next epoch."""
         stage, began, waited = 0, 0, 0
@@ -271,7 +277,7 @@ class Promotion(Curriculum):
             improved = {n: v for n, v in values.items() if goals[n].better(v, best.get(n, math.nan))}
             best |= improved
             waited = 0 if improved else waited + 1
-            if waited == self.patience or all(goals[name].reached(value) for name, value in values.items()):
+            if waited == self.patience or self.passed(values, goals):
                 stage, began, waited, best = stage + 1, math.ceil(record["epoch"]), 0, {}
         return stage
 

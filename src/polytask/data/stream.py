@@ -18,7 +18,11 @@ from polytask.errors import InputError
 
 @runtime_checkable
 class Stream(Protocol):
-    """Batches by epoch, a function of the epoch's number alone."""
+    """Batches by epoch, a function of the epoch's number alone.
+
+    A method ``hear(history)`` is optional: training calls it before each epoch with the run's records, for streams that go
+    by them, as mixtures with a curriculum do. An epoch then depends on the records up to its start too.
+    """
 
     def __len__(self) -> int:
         """Batches in an epoch."""

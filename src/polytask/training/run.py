@@ -164,7 +164,7 @@ class Run:
         started = time.perf_counter()
         while self.step < self.total and not self.finished:
             epoch, done = divmod(self.step, per_epoch)
-            if isinstance(stream, Mixture):
+            if hasattr(stream, "hear"):
                 stream.hear(self.history)
             batches = stream.epoch(epoch, done * self.accumulate)
             for step_batches in _grouped(batches, self.accumulate):
