@@ -34,7 +34,7 @@ def value_maps(walk: Walk, values: Mapping[str, Tensor]) -> Figure:
     """A map for each title, of numbers ``(S,)`` by state; walls are grey. Those with both signs have white at 0."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.3 * len(values) + 0.4, 2.5), layout="constrained")
+    figure = Figure(figsize=(2.3 * len(values) + 0.4, 2.7), layout="constrained")
     for axes, (title, numbers) in zip(np.atleast_1d(figure.subplots(1, len(values))), values.items(), strict=True):
         _map(axes, walk, numbers)
         axes.set_title(title, fontsize=9, loc="left")
