@@ -17,7 +17,7 @@ from polytask.balance import Balancer, GramianWeighting, cagrad, dualproj, fairg
 from polytask.balance.cagrad import CAGrad
 from polytask.balance.dualproj import DualProj
 from polytask.balance.fairgrad import FairGrad
-from polytask.balance.mgda import MGDA
+from polytask.balance.mgda import MGDA, LossMGDA
 from polytask.balance.nash_mtl import NashMTL
 from polytask.balance.sdmgrad import SDMGrad
 from polytask.balance.upgrad import UPGrad
@@ -29,7 +29,7 @@ METHODS: dict[str, Callable[[], GramianWeighting]] = {
     "mgda l2": lambda: MGDA(normalise="l2"),
     "mgda loss": lambda: MGDA(normalise="loss"),
     "mgda loss+": lambda: MGDA(normalise="loss+"),
-    "mgda of losses": lambda: MGDA(of_losses=True),
+    "mgda of losses": lambda: LossMGDA(),
     "cagrad": CAGrad,
     "cagrad 0": lambda: CAGrad(c=0.9, rescale=0),
     "cagrad 2": lambda: CAGrad(c=1.5, rescale=2),
@@ -276,7 +276,7 @@ def test_mgda_of_losses_leaves_the_weights_undivided() -> None:
     rows = torch.diag(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))  # losses 1, 2, 3
     for kind, s in {"none": [1, 1, 1], "l2": [1, 2, 4], "loss": [1, 2, 3], "loss+": [1, 4, 12]}.items():
         expected = (torch.tensor(s) / torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)) ** 2
-        torch.testing.assert_close(weigh(MGDA(normalise=kind, of_losses=True), rows), expected / expected.sum())
+        torch.testing.assert_close(weigh(LossMGDA(normalise=kind), rows), expected / expected.sum())
 
 
 @pytest.mark.parametrize("batches", [1, 2])
@@ -297,7 +297,7 @@ def test_mgda_of_losses_steps_along_the_weighted_sum_of_losses(batches: int) -> 
     w = mgda.weights(unit @ unit.T).float()
     parameters = [*shared.parameters(), *heads.parameters()]
     expected = torch.autograd.grad(torch.stack([*mean.values()]) @ w, parameters)
-    balancer = MGDA(normalise="l2", of_losses=True)
+    balancer = LossMGDA(normalise="l2")
     balancer.prepare(list("012"))
     steps = [lambda i=i: losses(i) for i in range(batches)]
     balancer.step(steps, list(shared.parameters()), lambda loss: (loss / batches).backward())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import polytask as pt
-from polytask.balance import MGDA, mgda
+from polytask.balance import LossMGDA, mgda
 from polytask.data.graph import GraphData, split_links
 from polytask.errors import InputError
 from polytask.nn.graph import CSR, adjacency, k_hop, subgraph, symmetric
@@ -82,7 +82,7 @@ def test_of_parallel_gradients_the_shorter_has_all_the_weight_unless_they_are_no
     rows = torch.stack([g, 3 * g])
     losses = {"a": 1.0, "b": 1.0}
     torch.testing.assert_close(mgda.weights(rows @ rows.T), torch.tensor([1.0, 0.0], dtype=torch.float64))
-    balancer = MGDA(normalise="l2", of_losses=True)
+    balancer = LossMGDA(normalise="l2")
     balancer.prepare(["a", "b"])
     w = balancer.weigh(rows @ rows.T, losses)
     unit = rows / rows.norm(dim=1, keepdim=True)
@@ -105,7 +105,7 @@ def test_the_weights_of_a_step_are_optimal() -> None:
     assert float(gains.min()) >= least - 1e-9
     # The step that the balancer leaves is the gradient of the weighted losses, on heads too.
     expected = torch.autograd.grad(torch.stack([*losses.values()]) @ w.float(), list(model.parameters()), allow_unused=True)
-    balancer = MGDA(normalise="l2", of_losses=True)
+    balancer = LossMGDA(normalise="l2")
     balancer.prepare(model.tasks)
     torch.manual_seed(1)
     balancer.step([lambda: model.losses(batch)], shared, Tensor.backward)
@@ -348,7 +348,7 @@ def test_embeddings_by_all_neighbours_of_chunks() -> None:
 def test_fit_balances_whatever_tasks_there_are(pretexts: tuple[str, ...]) -> None:
     model = small(pretexts, decor=60, part=Neighbourhood(2, limit=20))
     before = model.embed()
-    for balance in ("equal", "pcgrad", MGDA(normalise="l2", of_losses=True)):
+    for balance in ("equal", "pcgrad", LossMGDA(normalise="l2")):
         fitted = pt.fit(model, PretextBatches(model.graph.matrix, 40), steps=3, balance=balance)
         assert tuple(fitted.history[-1]["loss"]) == pretexts
     assert not torch.allclose(model.embed(), before)
@@ -367,7 +367,7 @@ def test_pre_training_finds_communities() -> None:
     """Without labels, from words that say little, embeddings tell groups apart that features alone do not."""
     data, model = communities(), small()
     batches = PretextBatches(model.graph.matrix, 60, edges=100)
-    pt.fit(model, batches, steps=25, lr=0.02, balance=MGDA(normalise="l2", of_losses=True), schedule="constant")
+    pt.fit(model, batches, steps=25, lr=0.02, balance=LossMGDA(normalise="l2"), schedule="constant")
     parts = spectral_partition(model.graph.matrix, 4)
     found = evaluate_nodes(model.embed(), data.labels["class"], parts, repeats=1, penalties=(16.0,))
     plain = evaluate_nodes(model.features, data.labels["class"], parts, repeats=1, penalties=(16.0,))

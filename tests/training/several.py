@@ -18,7 +18,7 @@ from tests.training.small import examples, model, processes, without_time
 from torch import Tensor, nn
 
 import polytask as pt
-from polytask.balance import MGDA, Balancer, Estimated, Uncertainty, UPGrad
+from polytask.balance import Balancer, Estimated, LossMGDA, Uncertainty, UPGrad
 from polytask.errors import PolytaskError
 from polytask.share import MHR, Adapter, Insertable, LoRA, SMoRA
 from polytask.training import checkpoint, fabric, fit
@@ -87,7 +87,7 @@ def balancer(name: str, network: nn.Module) -> Any:
     if name.startswith("estimated by "):
         return Estimated(UPGrad(), name.removeprefix("estimated by "))
     if name == "mgda of losses":
-        return MGDA(normalise="l2", of_losses=True)
+        return LossMGDA(normalise="l2")
     return Uncertainty() if name == "uncertainty" else name
 
 

@@ -36,7 +36,7 @@ from polytask.balance.gradvac import GradVac
 from polytask.balance.imtl_g import IMTLG
 from polytask.balance.imtl_l import IMTLL
 from polytask.balance.krum import Krum
-from polytask.balance.mgda import MGDA
+from polytask.balance.mgda import MGDA, LossMGDA
 from polytask.balance.moco import MoCo
 from polytask.balance.modo import MoDo
 from polytask.balance.moml import MOML
@@ -88,6 +88,7 @@ __all__ = [
     "JacobianAggregator",
     "Krum",
     "LogLosses",
+    "LossMGDA",
     "LossWeighting",
     "MoCo",
     "MoDo",

@@ -44,28 +44,23 @@ class MGDA(PreferringWeighting):
     same first-order rate relative to ``s_k``, or faster. Désidéri, *Multiple-gradient descent algorithm (MGDA) for
     multiobjective optimization*, Comptes Rendus Mathématique 2012; Sener and Koltun, *Multi-task learning as
     multi-objective optimization*, NeurIPS 2018. Solved exactly rather than by their Frank-Wolfe steps. The step follows that
-    shortest vector, with ``w_k / s_k`` brought to a sum of 1 as weights of the gradients. Sener and Koltun's code, and Ju et
-    al., *Multi-task self-supervised graph neural networks enable stronger task generalization* (ParetoGNN), ICLR 2023, put
-    ``w`` itself on the losses as they are; ``of_losses`` does.
+    shortest vector, with ``w_k / s_k`` brought to a sum of 1 as weights of the gradients; `LossMGDA` puts ``w`` itself on
+    the losses as they are.
 
     Args:
         preference: a number > 0 for each task; a task that is not named has 1. Twice the preference, twice the rate.
         normalise: what each gradient is divided by beside the preference: ``"none"``; ``"l2"``, its norm; ``"loss"``, the
             size of its loss; ``"loss+"``, both.
-        of_losses: the step is the gradient of ``sum_k w_k L_k`` for the weights ``w`` of the divided gradients: on the
-            tasks' own parameters too, which otherwise get the gradient of their loss whole. One more backward pass.
     """
 
     scale = "own"
+    divided = True
 
-    def __init__(
-        self, preference: Mapping[str, float] | None = None, normalise: str = "none", of_losses: bool = False
-    ) -> None:
+    def __init__(self, preference: Mapping[str, float] | None = None, normalise: str = "none") -> None:
         super().__init__(preference)
         if normalise not in NORMALISE:
             raise InputError(f"normalise {normalise!r}: expected one of {', '.join(NORMALISE)}")
-        self.normalise, self.of_losses = normalise, of_losses
-        self.joins = not of_losses
+        self.normalise = normalise
 
     def weigh(self, gramian: Tensor, losses: Mapping[str, float]) -> Tensor:
         sizes = self.preferences(losses)
@@ -74,7 +69,19 @@ class MGDA(PreferringWeighting):
             sizes *= np.where(norms > 0, norms, 1)
         if self.normalise in ("loss", "loss+"):
             sizes *= np.maximum(np.abs(list(losses.values())), 1e-30)
-        return weights(gramian, sizes, divided=not self.of_losses)
+        return weights(gramian, sizes, self.divided)
+
+
+class LossMGDA(MGDA):
+    """A step down the gradient of ``sum_k w_k L_k``, with the weights ``w`` that `MGDA` finds for the divided gradients.
+
+    As in Sener and Koltun's code, and in ParetoGNN (Ju et al., *Multi-task self-supervised graph neural networks enable
+    stronger task generalization*, ICLR 2023). The tasks' own parameters get their weighted loss's gradient too, where `MGDA`
+    gives them that of their loss whole. One more backward pass; arguments as for `MGDA`.
+    """
+
+    divided = False
+    joins = False
 
     def step(
         self,
@@ -83,9 +90,6 @@ class MGDA(PreferringWeighting):
         backward: Backward,
         processes: ProcessGroup | None = None,
     ) -> None:
-        if not self.of_losses:
-            super().step(batches, shared, backward, processes)
-            return
         gradients = TaskGradients(shared, processes, len(batches), own=False)
         found = [evaluate() for evaluate in batches]
         for losses in found:

@@ -5,14 +5,14 @@ any balancer takes them. The paper's is below.
 
 >>> import torch
 >>> import polytask as pt
->>> from polytask.balance import MGDA
+>>> from polytask.balance import LossMGDA
 >>> from polytask.nn.graph import adjacency
 >>> nodes = torch.arange(60)
 >>> ring = adjacency(torch.cat([torch.stack([nodes, (nodes + step) % 60], 1) for step in (1, 2, 3)]), 60)
 >>> seeded = torch.manual_seed(0)
 >>> model = pareto_gnn(ring, torch.eye(60), widths=(32, 16), hidden=32)
 >>> batches = PretextBatches(ring, batch_size=20)
->>> fitted = pt.fit(model, batches, steps=20, balance=MGDA(normalise="l2", of_losses=True), schedule="constant")
+>>> fitted = pt.fit(model, batches, steps=20, balance=LossMGDA(normalise="l2"), schedule="constant")
 >>> list(fitted.history[-1]["loss"])
 ['link', 'recon', 'ming', 'minsg', 'decor']
 >>> model.embed().shape

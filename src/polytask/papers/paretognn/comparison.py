@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polytask.balance import Balancer, balancers
-from polytask.balance.mgda import MGDA
+from polytask.balance.mgda import LossMGDA
 from polytask.claim import Measurements
 from polytask.data.graph import GraphData, LinkSplit, load_graph, split_links
 from polytask.nn.graph import CSR
@@ -87,7 +87,7 @@ def trained(split: LinkSplit, features: Tensor, arm: str, seed: int, steps: int 
 
 def balancer(name: str) -> Balancer:
     """The paper's, as ``"pareto"``, or one of `polytask.balance.balancers`."""
-    return MGDA(normalise="l2", of_losses=True) if name == "pareto" else balancers[name]()
+    return LossMGDA(normalise="l2") if name == "pareto" else balancers[name]()
 
 
 def judged(model: ParetoGNN, graph: GraphData, split: LinkSplit, parts: Tensor, seed: int) -> dict[str, float]:

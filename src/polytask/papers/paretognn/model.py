@@ -31,7 +31,7 @@ PRETEXTS = ("link", "recon", "ming", "minsg", "decor")
 class ParetoGNN(nn.Module):
     """Pre-trains one encoder of nodes by several pretext tasks, whose losses it names.
 
-    The paper balances them by ``MGDA(normalise="l2", of_losses=True)``. A batch is a `PretextBatch`.
+    The paper balances them by ``LossMGDA(normalise="l2")``. A batch is a `PretextBatch`.
 
     Args:
         encoder: called as `polytask.papers.paretognn.pretext.NodeEncoder` says; its parameters are what tasks share.
