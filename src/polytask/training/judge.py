@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
+from polytask.data.stream import Stream
 from polytask.errors import InputError, suggest
 from polytask.measure import delta_m, skill
 from polytask.model import Model
@@ -37,6 +38,11 @@ class Judge:
                 raise InputError(f"monitor {self.monitor!r} needs validation data, and none is given")
             return
         if self.monitor == "loss":
+            if isinstance(data, Stream) and not isinstance(data, Iterable):
+                raise InputError(
+                    f"validation data is a {type(data).__name__}, whose losses change what the model remembers: monitor a "
+                    "metric of the model's own evaluate, 'TASK/METRIC'"
+                )
             return
         task, _, metric = self.monitor.partition("/")
         if self.own and metric:
