@@ -165,7 +165,7 @@ def test_on_a_full_disk_the_earlier_output_stays(saved: Saved, new: Path, suffix
 def test_a_model_of_images_predicts_no_table(new: Path, tmp_path: Path) -> None:
     model = pt.Model(pt.nn.conv.ConvEncoder(channels=(1, 4), width=6, size=8), [pt.Task.binary("b")])
     save(model, tmp_path / "model")
-    with pytest.raises(InputError, match="model: is no model of a table, it has no schema"):
+    with pytest.raises(InputError, match="model: is no model of a table or a graph, it has no schema"):
         predict_table(load(tmp_path / "model"), new, tmp_path / "out.csv")
 
 

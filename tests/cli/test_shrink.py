@@ -23,6 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
+@pytest.mark.soak
 def test_a_smaller_model_is_one_like_any_other(model: Path, tmp_path: Path) -> None:
     table, small = model.parent / "table.csv", tmp_path / "small"
     floors = ["-f", f"{small_table.TARGETS[0]}=-90%"]

@@ -87,6 +87,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
 # Kills
 
 
+@pytest.mark.soak
 def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     words = ["fit", *DIGITS, "--steps", "150"]
     process = subprocess.Popen([*COMMAND, *words, "-o", str(tmp_path / "killed")], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -126,7 +127,7 @@ def test_a_fit_killed_at_any_change_of_a_file_goes_on_and_the_earlier_model_stay
         (["--monitor", "chur"], "unknown monitor 'chur': did you mean 'churn'?"),
         (["--batch-size", "1000"], "batch size 1000, expected 1 to 120, the number of training examples"),
         (["--steps", "3", "--epochs", "2"], "both steps and epochs are given, expected one of them"),
-        (["--task", "left"], "{table}: --task is for image data; name the columns to predict by --target"),
+        (["--task", "left"], "{table}: --task is for images and graphs; name the columns to predict by --target"),
         (["--kind", "zone"], "--kind 'zone': expected COLUMN:KIND, such as zip:categorical"),
         (["--drop", "zones"], "{table}: unknown column 'zones': did you mean 'zone'?"),
         (["--split", "ordered"], "ordered"),

@@ -157,6 +157,7 @@ def test_noise_is_on_test_images_alone(experts: Experts) -> None:
     assert torch.equal(noisy.part("one", "test")[0], glyphs.with_noise(experts, seed=0).part("one", "test")[0])
 
 
+@pytest.mark.soak
 def test_a_seed_of_glyphs(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_with(glyphs.FILES)
     monkeypatch.setattr(protocol, "STEPS", 2)

@@ -381,6 +381,7 @@ def test_several_steps_and_settings_that_cannot_be_are_refused() -> None:
         RandomNetworks(15)
 
 
+@pytest.mark.soak
 def test_both_experiments_run_and_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("minatar")
     monkeypatch.setattr(minatar, "WARM_UP", 2)

@@ -215,6 +215,7 @@ def test_tasks_have_the_same_images_and_other_labels(folder: Path) -> None:
         assert maps[number] != maps[number + len(SOURCES)]
 
 
+@pytest.mark.soak
 def test_the_claims_are_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(glyphs, "STEPS", 3)
     monkeypatch.setattr(glyphs, "RATES", (1e-2,))

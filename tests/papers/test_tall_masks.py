@@ -146,6 +146,7 @@ def test_test_data_chooses_nothing(measured: dict[str, float]) -> None:
     assert chosen(shifted("validation")) != chosen(measured)
 
 
+@pytest.mark.soak
 def test_a_seed_on_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_with(claim.FILES)
     monkeypatch.setenv("POLYTASK_CACHE", str(tmp_path))

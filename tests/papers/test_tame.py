@@ -66,6 +66,7 @@ def test_detections() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.soak
 def test_the_comparison_on_a_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "split", lambda data, seed: small())
     monkeypatch.setattr(comparison, "permuted", lambda data, seed: small(2, 64, 3))

@@ -382,6 +382,7 @@ def test_decoders_have_as_many_parameters_and_begin_with_the_same_encoder(folder
     assert all(torch.equal(start, starts[0]) for start in starts)
 
 
+@pytest.mark.soak
 def test_a_seed_measures_what_the_claims_compare(folder: Path) -> None:
     measured = claim.measure(0, folder)
     assert all(value == value and abs(value) < 1e4 for value in measured.values())

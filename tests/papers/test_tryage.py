@@ -176,6 +176,7 @@ def test_experts_and_routers_see_different_passages(tmp_path: Path, monkeypatch:
     np.testing.assert_allclose(held.losses[:, 2], made.models[2].bits(held.texts))
 
 
+@pytest.mark.soak
 def test_a_small_run_of_the_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder_with(domains.FILES)
     generator = torch.Generator().manual_seed(0)

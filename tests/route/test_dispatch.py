@@ -72,6 +72,7 @@ class Routed(nn.Module):
         return self.after(dispatch(x, (x.sum(-1) > 0).long(), list(self.choices)).relu())
 
 
+@pytest.mark.soak
 def test_compiled_code_goes_on_behind_it() -> None:
     torch.compiler.reset()
     network, twin = Routed(), Routed()

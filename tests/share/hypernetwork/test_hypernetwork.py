@@ -296,6 +296,7 @@ def test_one_compilation_for_all_values() -> None:
     assert len(graphs) == 1
 
 
+@pytest.mark.soak
 def test_compiled_with_tasks_and_exported_for_one() -> None:
     torch.compiler.reset()
     torch.manual_seed(0)
