@@ -1,7 +1,8 @@
-"""Puts what was last run into README.md and docs/claims.md: the demo, and the claims' verdicts (``make readme``)."""
+"""Puts what was last run into README.md and docs/: the demo, the claims' verdicts, a picture (``make readme``)."""
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +27,7 @@ def main() -> None:
         results = read_json(CLAIMS)
         text = _replaced(text, "claims", summary(results))
         write_text(PAGE, _replaced(PAGE.read_text(encoding="utf-8"), "claims", markdown(results)))
+        shutil.copyfile(CLAIMS.with_name("nat.png"), ROOT / "docs" / "streams.png")
     entries = catalogue()
     done = sum(entry.done for entry in entries)
     row = f"| papers | {done} of {len(entries)} | {len(entries) - done}, which `polytask papers` lists |"

@@ -133,6 +133,7 @@ def test_diff_raises_the_alarm_for_the_task_that_got_worse(model: Path, worse: P
     assert turned.code == 0 and "better" in turned.out
 
 
+@pytest.mark.soak
 def test_export_writes_a_file_that_agrees(model: Path, new: Path) -> None:
     pytest.importorskip("onnxruntime")
     ran = polytask("export", model, "-o", new.with_name("model.onnx"), "--check", new)

@@ -170,9 +170,7 @@ def test_fit_learns_who_meets_whom(balance: str) -> None:
 def test_what_a_stream_is_validated_by_has_to_be_named() -> None:
     net, split = model(), split_events(stream())
     train, validation = split.batches("train", 20), split.batches("validation", 20)
-    with pytest.raises(
-        InputError, match="validation data is a EventBatches, whose losses change what the model"
-    ):
+    with pytest.raises(InputError, match="validation data is a EventBatches, whose losses change what the model"):
         pt.fit(net, train, validation, epochs=1)
 
 

@@ -242,6 +242,7 @@ def batches() -> list[Tensor]:
     return [torch.randn(2, 10, 6, generator=generator) + shift for shift in range(4)]
 
 
+@pytest.mark.soak
 def test_two_processes_have_the_bias_of_one(tmp_path: Path) -> None:
     spawn(one_of_two, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     model, parts = stack()

@@ -71,6 +71,7 @@ def add(folder: Path, first: int) -> None:
         index.build()
 
 
+@pytest.mark.soak
 def test_two_processes_add_and_build_at_the_same_time(tmp_path: Path) -> None:
     VectorIndex(tmp_path, 24)
     context = multiprocessing.get_context("spawn")

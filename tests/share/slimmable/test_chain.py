@@ -113,6 +113,7 @@ def test_threads_at_different_widths_do_not_meet() -> None:
             assert all(pool.map(run, WIDTHS * 3))
 
 
+@pytest.mark.soak
 def test_one_graph_for_each_width_under_torch_compile() -> None:
     network = Slimmable(grouped()).eval()
     compiled = torch.compile(network, backend="eager", fullgraph=True)
