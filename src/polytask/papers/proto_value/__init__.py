@@ -73,7 +73,10 @@ __all__ = [
 _rooms = partial(Claim, run=measure_rooms, better="lower", seeds=5)
 _game = partial(Claim, run=measure, better="higher", seeds=5)
 _ROOMS = "Ten features for each of 104 states; the mean squared sine of the angles to the ten leading singular vectors."
-_GAME = "Breakout of MinAtar: 30,000 random transitions, of which 10,000 have rewards; mean return of 50 episodes."
+_GAME = (
+    "Breakout of MinAtar: 30,000 random transitions, of which 10,000 have rewards; 1,000 updates without reward, where the "
+    "paper has 1.5 million; mean return of 50 episodes."
+)
 
 
 PAPER = Paper(
