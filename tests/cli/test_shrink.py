@@ -45,6 +45,7 @@ def test_a_smaller_model_is_one_like_any_other(model: Path, tmp_path: Path) -> N
     assert "share" in again.out and len(load(tmp_path / "smaller").about["shrunk"][""]["removed"]) > 1
 
 
+@pytest.mark.soak
 def test_what_cannot_be_is_one_line(model: Path, tmp_path: Path) -> None:
     table, quick = model.parent / "table.csv", ["--steps", 0, "--shares", ""]
     task = small_table.TARGETS[0].partition(":")[0]

@@ -74,6 +74,7 @@ def test_again_from_the_same_folder_no_trial_runs(
     assert {**again, "created": None} == {**json.loads(json.dumps(results)), "created": None}
 
 
+@pytest.mark.soak
 def test_two_workers_find_what_one_finds(done: tuple[Path, dict[str, Any]]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker: sums in another order differ in their last bits

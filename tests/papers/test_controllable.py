@@ -201,6 +201,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return folder
 
 
+@pytest.mark.soak
 def test_the_claims_are_measured(short: Path) -> None:
     measured = scenes.measure(0, short)
     for claim in PAPER.claims:

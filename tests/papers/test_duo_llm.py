@@ -133,6 +133,7 @@ def test_a_router_keeps_to_its_budget_and_changes_nothing_else(budget: float) ->
     assert all(isinstance(layer.router, nn.Linear) for layer in alternatives_of(routed))
 
 
+@pytest.mark.soak
 def test_a_small_run_of_the_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder_with(characters.FILES)
     for name, value in {"STEPS": 3, "ROUTER_STEPS": 2, "SEQUENCES": 2, "WIDTH": 16, "BIG": 16, "SMALL": 4}.items():

@@ -113,6 +113,7 @@ def test_methods_start_alike_see_the_same_batches_and_differ_in_nothing_else(
     assert split["sharpness"] != pytest.approx(plain["sharpness"], rel=1e-2)
 
 
+@pytest.mark.soak
 def test_a_seed_measures_what_the_claims_compare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "EPOCHS", 1)
     monkeypatch.setattr(claim, "SIZES", {"train": 128, "validation": 100, "test": 200})

@@ -286,6 +286,7 @@ def test_classes_are_in_one_part_alone_and_drawn_by_the_seed(folder: Path) -> No
     assert len(parts["train"][0]) != len(few_shot.classes(folder, 1)["train"][0])
 
 
+@pytest.mark.soak
 def test_a_seed_measures_what_the_claims_compare(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module, name, value in (
         (sharing, "SIZES", {"train": 50, "validation": 20, "test": 30}),

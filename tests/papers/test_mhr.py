@@ -192,6 +192,7 @@ def folder() -> Path:
     return folder_with(questions.FILES)
 
 
+@pytest.mark.soak
 def test_a_seed_measures_what_the_claims_compare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (comparison, "SIZES", {"train": 40, "validation": 10, "test": 20}),

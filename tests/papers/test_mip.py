@@ -179,6 +179,7 @@ def folder() -> Path:
     return folder_with(rotated.FILES)
 
 
+@pytest.mark.soak
 def test_a_seed_measures_what_the_claims_compare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (rotated, "STEPS", 10),

@@ -386,6 +386,7 @@ def test_digits_are_hidden_from_the_network_and_alike_to_their_pattern() -> None
     assert all(torch.equal(a, b) for a, b in zip(digits.digit_patterns(0), (patterns, examples, blank), strict=True))
 
 
+@pytest.mark.soak
 def test_a_seed_measures_what_the_claims_compare_and_the_picture_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "BEFORE", 2)
     monkeypatch.setattr(synthetic, "SWEEPS", 2)

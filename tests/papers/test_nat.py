@@ -346,6 +346,7 @@ def test_the_presets_build() -> None:
     assert [NAT(3, 4, **settings, **RELEASED).hops for settings in PRESETS.values()] == [3, 2]
 
 
+@pytest.mark.soak
 def test_the_comparison_on_a_short_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = stream(600, 0, nodes=20)
     (tmp_path / "temporal_graphs").mkdir()

@@ -481,6 +481,7 @@ def test_what_cannot_be_is_refused() -> None:
 # The claims
 
 
+@pytest.mark.soak
 def test_the_claims_experiment_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_with(FILES)
     monkeypatch.setenv("POLYTASK_CACHE", str(tmp_path))

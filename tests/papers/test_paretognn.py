@@ -434,6 +434,7 @@ def test_the_probe_of_links_learns_from_training_edges() -> None:
     assert evaluate_links(torch.ones(120, 3), split)["auc"] == pytest.approx(0.5)
 
 
+@pytest.mark.soak
 def test_the_comparison_on_a_small_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = communities(40)
     assert isinstance(data.features, Tensor)
