@@ -123,17 +123,18 @@ def _from_losses_to_leaves(roots: Sequence[Node]) -> list[Node]:
     """
     order: list[Node] = []
     seen: set[Node] = set()
+    alone: dict[Node, bool] = {}
     for root in roots:
         if root in seen:
             continue
         seen.add(root)
-        stack = [(root, iter(_children(root)))]
+        stack = [(root, iter(_below(root, alone)))]
         while stack:
             node, children = stack[-1]
-            for child, _ in children:
-                if child is not None and child not in seen and not _is_leaf(child):
+            for child in children:
+                if child not in seen:
                     seen.add(child)
-                    stack.append((child, iter(_children(child))))
+                    stack.append((child, iter(_below(child, alone))))
                     break
             else:
                 order.append(node)
@@ -141,18 +142,28 @@ def _from_losses_to_leaves(roots: Sequence[Node]) -> list[Node]:
     return order[::-1]
 
 
-def _children(node: Node) -> list[tuple[Node, int]]:
-    """What a node's gradient flows to, those last that lead to one leaf alone: last seen is first in order."""
-    return sorted(node.next_functions, key=lambda edge: edge[0] is not None and _leads_to_one_leaf(edge[0]))
+def _below(node: Node, alone: dict[Node, bool]) -> list[Node]:
+    """What a node's gradient flows to but leaves; what leads to one leaf alone is last: seen last, it is first in order."""
+    found = [child for child, _ in node.next_functions if child is not None and not _is_leaf(child)]
+    return found if len(found) < 2 else sorted(found, key=lambda child: _leads_to_one_leaf(child, alone))
 
 
-def _leads_to_one_leaf(node: Node) -> bool:
+def _leads_to_one_leaf(node: Node, known: dict[Node, bool]) -> bool:
+    """Whether there is one way down, and one leaf; what is found of the nodes on the way is added to ``known``."""
+    way: list[Node] = []
+    answer = True
     while not _is_leaf(node):
+        if node in known:
+            answer = known[node]
+            break
+        way.append(node)
         below = [child for child, _ in node.next_functions if child is not None]
         if len(below) != 1:
-            return False
+            answer = False
+            break
         (node,) = below
-    return True
+    known.update(dict.fromkeys(way, answer))
+    return answer
 
 
 def _direct_leaves(order: Sequence[Node], found: Mapping[Node, Sequence[Use]]) -> set[int]:
