@@ -134,12 +134,15 @@ class GramianWeighting(GradientBalancer):
         """
 
     def settle(self, gradients: TaskGradients) -> None:
-        if not gradients.losses:
-            return
+        if gradients.losses:
+            gradients.write(self.weights_of(gradients))
+
+    def weights_of(self, gradients: TaskGradients) -> Tensor:
+        """The weights ``(K,)`` of these gradients, of at least one task."""
         gramian = gradients.gramian()
         finite = bool(gramian.isfinite().all())
         # Not finite is an overflow, which the loss scaler has to find in the gradients.
-        gradients.write(self.weigh(gramian, gradients.losses) if finite else torch.ones(len(gramian)))
+        return self.weigh(gramian, gradients.losses) if finite else torch.ones(len(gramian))
 
 
 class JacobianAggregator(GradientBalancer):

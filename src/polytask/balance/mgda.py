@@ -96,10 +96,7 @@ class LossMGDA(MGDA):
             gradients.add(losses, backward)
         if not gradients.losses:
             return
-        gramian = gradients.gramian()
-        finite = bool(gramian.isfinite().all())  # else an overflow, for the loss scaler to find
-        w = self.weigh(gramian, gradients.losses) if finite else torch.ones(len(gramian))
-        w = w.to(shared[0])
+        w = self.weights_of(gradients).to(shared[0])
         if processes is not None:
             dist.broadcast(w, group_src=0, group=processes)
         weight = dict(zip(gradients.losses, w.unbind(), strict=True))

@@ -59,6 +59,17 @@ class TargetNetwork(nn.Module):
             self.copy.load_state_dict(self.waiting.state_dict())
             self.waiting.mix(network, self.rate)
 
+    def keep_up(self, network: nn.Module, updates: Updates, parameters: Iterable[Tensor]) -> None:
+        """To be called wherever ``network`` may have been updated: `follow` once for each change that ``updates`` finds.
+
+        At the first, where weights may have been loaded since this was made, it becomes what ``network`` is.
+        """
+        if updates.look(parameters):
+            if int(updates.get_buffer("count")) == 1:
+                self.reset(network)
+            else:
+                self.follow(network)
+
     @torch.no_grad()
     def reset(self, network: nn.Module) -> None:
         """Be what ``network`` is."""

@@ -14,7 +14,7 @@ from polytask.data.examples import PARTS, DataSet, Examples
 from polytask.data.graph.graph import GraphData
 from polytask.data.graph.links import non_edges
 from polytask.data.graph.load import graph_tables, is_ogb, load_graph
-from polytask.data.graph.nodes import split_rows
+from polytask.data.graph.nodes import split_in_order
 from polytask.data.graph.schema import GraphSchema
 from polytask.data.graph.targets import EXISTS, LEVELS, GraphTarget
 from polytask.data.stream import generator
@@ -109,13 +109,13 @@ def graph_data_set(
     of = graph.graph_of if any(target.level == "graph" for target in targets) else None
     ids = {
         "nodes": graph.ids or range(graph.nodes),
-        "graphs": () if of is None else graph.graph_ids or range(_graphs(graph)),
+        "graphs": () if of is None else graph.graph_ids or range(graph.graphs),
     }
     return DataSet(
         name=name or Path(graph.name).stem,
         tasks=kinds,
         **examples,
-        encoder=partial(GraphEncoder, adjacency(edges, graph.nodes), graph.features, of, _graphs(graph), **network),
+        encoder=partial(GraphEncoder, adjacency(edges, graph.nodes), graph.features, of, graph.graphs, **network),
         settings=_settings(len(examples["train"]), graph.nodes),
         provenance={
             **(provenance or {}),
@@ -142,9 +142,7 @@ def _split(
     if level == "node" and set(PARTS) <= set(given):
         return {part: given[part][present[given[part]]] for part in PARTS}
     index = present.nonzero()[:, 0]
-    what = f"{graph.name}: {len(index)} {level}s with a label"
-    parts = split_rows(index, *SHARES[level], key, what)
-    return {name: part.sort().values for name, part in zip(("validation", "test", "train"), parts, strict=True)}
+    return split_in_order(index, *SHARES[level], key, f"{graph.name}: {len(index)} {level}s with a label")
 
 
 def _examples(found: Sequence[tuple[str, Tensor, dict[str, Tensor]]], whole: Mapping[str, Tensor]) -> Examples:
@@ -157,15 +155,11 @@ def _examples(found: Sequence[tuple[str, Tensor, dict[str, Tensor]]], whole: Map
     return Examples(inputs, targets)
 
 
-def _graphs(graph: GraphData) -> int:
-    return 0 if graph.graph_of is None else max([int(graph.graph_of.max()) + 1, *map(len, graph.graph_labels.values())])
-
-
 def _described(graph: GraphData, edges: Tensor) -> str:
     features = "no features, so a vector is learned for each node"
     if graph.features is not None:
         features = f"{graph.features.shape[1]:,} features of each node"
-    many = f", {_graphs(graph):,} graphs" if graph.graph_of is not None else ""
+    many = f", {graph.graphs:,} graphs" if graph.graph_of is not None else ""
     return f"graph: {graph.nodes:,} nodes, {len(graph.edges):,} edges ({len(edges):,} seen in training){many}, {features}"
 
 

@@ -77,6 +77,11 @@ class GraphData:
         if self.graph_labels and self.graph_of is None:
             raise InputError(f"{self.name}: labels of graphs, expected graph_of too, which says whose nodes are whose")
 
+    @property
+    def graphs(self) -> int:
+        """How many graphs are one here; 0 where ``graph_of`` is ``None``."""
+        return 0 if self.graph_of is None else max([int(self.graph_of.max()) + 1, *map(len, self.graph_labels.values())])
+
     def adjacency(self) -> CSR:
         """The adjacency ``(N, N)``: symmetric, or of a directed graph the sources of the edges into each node."""
         if not self.directed:

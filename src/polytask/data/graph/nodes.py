@@ -21,7 +21,12 @@ def split_nodes(nodes: int | Tensor, validation: float = 0.1, test: float = 0.8,
         InputError: a set that would be empty.
     """
     chosen = torch.arange(nodes) if isinstance(nodes, int) else nodes
-    parts = split_rows(chosen, validation, test, generator(seed, 0), f"{len(chosen)} nodes")
+    return split_in_order(chosen, validation, test, generator(seed, 0), f"{len(chosen)} nodes")
+
+
+def split_in_order(rows: Tensor, validation: float, test: float, generator: torch.Generator, what: str) -> dict[str, Tensor]:
+    """As `split_rows`, by name and each in ascending order."""
+    parts = split_rows(rows, validation, test, generator, what)
     return {name: part.sort().values for name, part in zip(("validation", "test", "train"), parts, strict=True)}
 
 

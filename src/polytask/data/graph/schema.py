@@ -69,11 +69,13 @@ class GraphSchema:
 
     def transform(self, frame: pl.DataFrame, name: str = "table") -> dict[str, Tensor]:
         """The rows as inputs of `polytask.nn.graph.GraphEncoder`; `InputError` for a row that cannot be asked."""
-        for row, reason in sorted(self.misfits(frame).items()):
-            raise InputError(f"{name}: row {row + 1}, {reason}")
         level = self.level(frame.columns, name)
-        ends = [self._places(frame[column], level).to_numpy().copy() for column in COLUMNS[level]]
-        return questions(LEVELS[level], torch.stack([torch.from_numpy(end) for end in (ends * 2)[:2]], 1))
+        ends = [self._places(frame[column], level) for column in COLUMNS[level]]
+        if any(end.null_count() for end in ends):
+            for row, reason in sorted(self.misfits(frame).items()):
+                raise InputError(f"{name}: row {row + 1}, {reason}")
+        places = torch.stack([torch.from_numpy(end.to_numpy().copy()) for end in ends], 1)
+        return questions(LEVELS[level], places if level == "link" else places[:, 0])
 
     def tensors(self) -> dict[str, Tensor]:
         """None: all is in `to_json`."""

@@ -140,11 +140,7 @@ class CSR:
 
     def find(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """For each ``(row, column)`` whether it is an entry, and, where it is, its place in ``columns``."""
-        keys = rows * self.width + columns
-        if len(self.keys) == 0:
-            return torch.zeros_like(keys, dtype=torch.bool), torch.zeros_like(keys)
-        place = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
-        return self.keys[place] == keys, place
+        return found_in(self.keys, rows * self.width + columns)
 
     def keep(self, mask: Tensor) -> CSR:
         """The matrix with the entries where the mask is true alone."""
@@ -230,6 +226,12 @@ class SparseBuffer(nn.Module):
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
         self._matrix = None  # what was computed of the places that it had
+
+
+def found_in(ordered: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each of ``keys`` is among ``ordered`` ``(n,)``, ascending, and, where it is, its place there."""
+    place = torch.searchsorted(ordered, keys).clamp_(max=max(len(ordered) - 1, 0))
+    return ordered[place] == keys if len(ordered) else torch.zeros_like(keys, dtype=torch.bool), place
 
 
 def _offsets(rows: Tensor, height: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polytask.errors import InputError
-from polytask.nn.graph.csr import CSR
+from polytask.nn.graph.csr import CSR, found_in
 
 
 class Sampled(NamedTuple):
@@ -110,7 +110,7 @@ def neighbourhoods(
         nodes = front % n
         row, entries = graph.entries_of(nodes) if limit is None else _draw(graph, nodes, limit, generator)
         reached = torch.unique(front[row] - nodes[row] + graph.columns[entries])
-        front = reached[~_find(seen, reached)[0]]
+        front = reached[~found_in(seen, reached)[0]]
         if limit is not None:
             front = _at_most(front, front // n, limit, generator)
         seen = torch.cat([seen, front]).sort().values
@@ -122,7 +122,7 @@ def neighbourhoods(
     for place in _pieces(degrees, piece):
         row, entries = graph.entries_of(nodes[place])
         target = place[row]
-        inside, source = _find(ordered, keys[target] - nodes[target] + graph.columns[entries])
+        inside, source = found_in(ordered, keys[target] - nodes[target] + graph.columns[entries])
         edges.append(torch.stack([order[source[inside]], target[inside]], 1))
         taken.append(entries[inside])
     return Neighbourhoods(nodes, keys // n, torch.cat(edges), torch.cat(taken))
@@ -210,12 +210,6 @@ def _at_most(keys: Tensor, groups: Tensor, limit: int, generator: torch.Generato
     first = torch.searchsorted(groups, groups)  # where each key's group begins, which order does not change
     rank = torch.arange(len(keys), device=keys.device) - first
     return keys[order[rank < limit]].sort().values
-
-
-def _find(ordered: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each key is among the ascending ones, and where."""
-    place = torch.searchsorted(ordered, keys).clamp_(max=max(len(ordered) - 1, 0))
-    return ordered[place] == keys if len(ordered) else torch.zeros_like(keys, dtype=torch.bool), place
 
 
 def _pieces(counts: Tensor, size: int) -> list[Tensor]:

@@ -66,7 +66,7 @@ def everything(wordnet: WordNet, data: Path, seed: int) -> dict[str, tuple[TextT
         for split, size in zip(("train", "valid", "test"), sizes.values(), strict=True)
     ]
     links, nodes = wordnet.links(graph, torch.cat(rows)), wordnet.nodes(graph)
-    ranges = torch.arange(len(links)).split([len(part) for part in rows])  # type: ignore[no-untyped-call]
+    ranges = torch.split(torch.arange(len(links)), [len(part) for part in rows])
     found = {
         "relations": (links, dict(zip(sizes, ranges, strict=True))),
         "topics": (nodes, split_nodes(len(nodes), 0.15, 0.3, seed)),

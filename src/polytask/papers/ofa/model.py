@@ -78,7 +78,7 @@ class OFA(nn.Module):
     @torch.no_grad()
     def score(self, task: str, samples: Tensor, chunk: int = 256) -> Tensor:
         """``(M, C)`` logits of a task's samples ``(M,)``, ``chunk`` at a time. The mode is not changed: call ``eval()``."""
-        parts = [self({task: part})[task].float().cpu() for part in samples.split(chunk)]  # type: ignore[no-untyped-call]
+        parts = [self({task: part})[task].float().cpu() for part in torch.split(samples, chunk)]
         return torch.cat(parts) if parts else torch.zeros(0, len(self.tasks[task].prompt.classes))
 
     @torch.no_grad()

@@ -91,10 +91,10 @@ class ParetoGNN(nn.Module):
             with evaluating(self):
                 found: Tensor = self(whole)
                 return found
-        drawn = torch.randperm(graph.height, device=device)[: measured * chunk].split(chunk)  # type: ignore[no-untyped-call]
+        drawn = torch.split(torch.randperm(graph.height, device=device)[: measured * chunk], chunk)
         recalibrate(self, (self._around(graph, nodes, fanouts) for nodes in drawn))
         with evaluating(self):
-            parts = torch.arange(graph.height, device=device).split(chunk)  # type: ignore[no-untyped-call]
+            parts = torch.split(torch.arange(graph.height, device=device), chunk)
             return torch.cat([self(self._around(graph, nodes, fanouts))[: len(nodes)] for nodes in parts])
 
     def _around(self, graph: CSR, nodes: Tensor, fanouts: Sequence[int]) -> tuple[CSR, Tensor, Tensor]:

@@ -66,11 +66,8 @@ class DoubleDQN(nn.Module):
 
     def losses(self, batch: Transition) -> dict[str, Tensor]:
         """``{"reward": ...}``."""
-        if self.training and self.updates.look(self.network.parameters()):
-            if int(self.updates.get_buffer("count")) == 1:
-                self.target.reset(self.network)
-            else:
-                self.target.follow(self.network)
+        if self.training:
+            self.target.keep_up(self.network, self.updates, self.network.parameters())
         with torch.no_grad():
             best = self.network(batch.next).argmax(1, keepdim=True)
             ahead = self.target(self.network, batch.next).gather(1, best)[:, 0]

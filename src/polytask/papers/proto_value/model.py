@@ -97,11 +97,8 @@ class ProtoValues(nn.Module):
         """
         if int(batch.steps.max()) > 1:
             raise InputError(f"transitions of {int(batch.steps.max())} steps, expected 1")
-        if self.training and self.updates.look(self._trained()):
-            if int(self.updates.get_buffer("count")) == 1:  # weights may have been loaded since this was made
-                self.target.reset(self.values)
-            else:
-                self.target.follow(self.values)
+        if self.training:
+            self.target.keep_up(self.values, self.updates, self._trained())
         cumulants, quantile = self.cumulants(batch.observation)
         losses: dict[str, Tensor] = {}
         if not self._waits():
