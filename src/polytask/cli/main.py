@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import typer
@@ -22,6 +23,8 @@ for group in (compare, train, use, shrink, merge, interference, serve, papers):
 
 def main() -> None:
     """Run the command line; `PolytaskError` becomes one line on standard error and exit code 2, Ctrl-C becomes 130."""
+    # Loading torch makes a million objects that stay: the collector would walk them time and again, and once more at the end.
+    gc.set_threshold(100_000, 50, 100)
     try:
         app()
     except PolytaskError as error:
@@ -31,6 +34,8 @@ def main() -> None:
         if end.code == 130:
             print("polytask: stopped; finished work is kept", file=sys.stderr)
         raise
+    finally:
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -28,15 +28,14 @@ class Rounding:
     lost: float = 0.0
     changed: float = 0.0
 
-    def add(self, exact: Tensor, stored: Tensor, base: Tensor | None) -> None:
+    def add(self, exact: Tensor, stored: Tensor, base: Tensor) -> None:
         """Take in merged values, ``(n,)``, as they are stored, and the base's."""
         self.lost += _square(stored.to(exact) - exact)
-        if base is not None:
-            self.changed += _square(base.to(exact) - exact)
+        self.changed += _square(base.to(exact) - exact)
 
     @property
     def relative(self) -> float | None:
-        """The length of what was lost over that of the merged delta; ``None`` without a base."""
+        """The length of what was lost over that of the merged delta; ``None`` where nothing is known to have changed."""
         return (self.lost / self.changed) ** 0.5 if self.changed > 0 else None
 
 
@@ -122,9 +121,8 @@ def merge_checkpoints(
         def write(name: str, start: int, values: Tensor) -> None:
             stored = values.to(tensors[name][0])
             output.write(name, start, stored)
-            if stored.dtype != values.dtype:
-                before = None if base is None else base.read(name, start, start + len(values))
-                roundings[name].add(values, stored, before)
+            if base is not None and stored.dtype != values.dtype:
+                roundings[name].add(values, stored, base.read(name, start, start + len(values)))
             if start + len(values) == plan.merged[name].numel:
                 output.complete(name)
                 progress(name, plan.merged[name].numel)

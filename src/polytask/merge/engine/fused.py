@@ -5,6 +5,7 @@ Each stands beside the plain function that runs without numba, and gives the sam
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -13,12 +14,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def fused(plain: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def fused(plain: Callable[P, R], load: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a loop over numpy's arrays that gives what ``plain`` gives: whichever is faster here runs.
 
     The loop is compiled when it is first called, for the types that it is called with, and kept on disk beside the source or
     in numba's cache folder. It lets other threads run. Without numba, or with nowhere to keep what is compiled, ``plain``
-    runs.
+    runs. Without ``load`` that is so until another loop has loaded numba, which takes longer than a pass over a model saves.
     """
 
     def decorate(loop: Callable[P, R]) -> Callable[P, R]:
@@ -26,6 +27,8 @@ def fused(plain: Callable[P, R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @wraps(plain)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not chosen and not load and "numba" not in sys.modules:
+                return plain(*args, **kwargs)
             if not chosen:
                 chosen.append(_compiled(loop) or plain)
             return chosen[0](*args, **kwargs)

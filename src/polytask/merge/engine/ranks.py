@@ -101,12 +101,26 @@ def split(bits: Array, signed: bool, low: Any, high: Any) -> tuple[int, Array]:
     positive = bits.dtype.type(np.iinfo(bits.dtype).max)
     shift = bits.dtype.type(bits.itemsize * 8 - 1)
     larger = size = 0
-    inside = np.empty_like(bits)
-    for each in bits:
-        key = each ^ ((each >> shift) & positive) if signed else each & positive
-        larger += key > high
-        inside[size] = key  # the next one takes its place unless it counts
-        size += (key >= low) & (key <= high)
+    inside = np.empty(len(bits) + 1, bits.dtype)
+    eights = np.zeros(8, np.uint64)
+    marks = eights.view(np.uint8)  # of 64 values, which are in the bracket
+    for start in range(0, len(bits), 64):
+        part = bits[start : start + 64]
+        marks[len(part) :] = 0
+        above = within = np.int32(0)  # counted in 32 bits, several at a time
+        for i in range(len(part)):
+            key = part[i] ^ ((part[i] >> shift) & positive) if signed else part[i] & positive
+            above = np.int32(above + np.int32(key > high))
+            within = np.int32(within + np.int32(key >= low))
+            marks[i] = np.uint8(key >= low) ^ np.uint8(key > high)
+        larger += above
+        if within == above:
+            continue
+        for j in range(8):
+            if eights[j]:
+                for i in range(8 * j, min(8 * j + 8, len(part))):
+                    inside[size] = part[i] ^ ((part[i] >> shift) & positive) if signed else part[i] & positive
+                    size += marks[i]  # unless it counts, the next one takes its place
     return larger, inside[:size].copy()
 
 
@@ -128,11 +142,11 @@ def keep(values: Array, low: Any, low_left: int, high: Any, high_left: int) -> t
     low_seen = high_seen = 0
     for start in range(0, len(values), 1024):
         part = values[start : start + 1024]
-        at_low = at_high = 0
+        at_low = at_high = np.int32(0)
         for i in range(len(part)):
             size = abs(part[i])
-            at_low += size == low
-            at_high += size == high
+            at_low = np.int32(at_low + np.int32(size == low))
+            at_high = np.int32(at_high + np.int32(size == high))
         all_low, all_high = low_seen + at_low <= low_left, high_seen + at_high <= high_left
         if (all_low or low_seen >= low_left) and (all_high or high_seen >= high_left):
             # All that equal a cut here are on one side of it: comparing is enough, several at a time.

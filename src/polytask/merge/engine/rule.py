@@ -49,7 +49,7 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Products:
-    """A statistic: the inner products of a tensor's rows, ``(K, K)``, float64."""
+    """A statistic: the inner products of a tensor's rows, ``(K, K)``, float64; pieces of them in the merge's precision."""
 
     name: str
 

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.fused import fused
 from polytask.merge.engine.ranks import BINS, NEIGHBOURS, SAMPLE, Cut, Ranking, exactly
 from polytask.merge.engine.rule import Cuts, Products, Rule, Statistic
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 CHUNK = 2**16
 """Elements of one model in a chunk: a row of it stays in the cache that a core has to itself."""
@@ -27,7 +30,7 @@ GOLDEN = (5**0.5 - 1) / 2
 """Its multiples, less the whole numbers in them, are spread evenly over 0 to 1 and never repeat."""
 
 BLOCK = 2**12
-"""Elements whose products are added up at once: sums do not depend on how chunks are cut."""
+"""Elements whose products are added up at once, in the merge's precision: sums do not depend on how chunks are cut."""
 
 
 class Source(Protocol):
@@ -138,7 +141,8 @@ class Merge:
                     for cut in cuts:
                         cut.above(row if statistic.signed else row.abs())
 
-    def chunks(self, name: str, found: Mapping[str, Any]) -> Iterator[Chunk]:
+    def chunks(self, name: str, found: Mapping[str, Any], again: bool = False) -> Iterator[Chunk]:
+        """The tensor's pieces in order; where it is looked at ``again`` soon, its pages stay."""
         shape = self.shapes[name]
         total, rule = math.prod(shape), self.rules[name]
         step = self.size
@@ -152,9 +156,8 @@ class Merge:
             whole = [source.read(name, start, min(start + read, total)) for source in sources]
             for at in range(0, len(whole[0]), step):
                 yield self._chunk(name, start + at, [values[at : at + step] for values in whole], found)
-        for source in (*self.models, self.base):
-            if source is not None:
-                source.release(name)
+        for source in () if again else sources:
+            source.release(name)
 
     def _chunk(self, name: str, start: int, read: Sequence[Tensor], found: Mapping[str, Any]) -> Chunk:
         """The chunk of what was read, ``(n,)`` each: of the base, if there is one, and of each model."""
@@ -166,9 +169,12 @@ class Merge:
         room = room[:needed].view(-1, size)
         base = None if self.base is None else room[-1].copy_(read[0])
         for row, values in zip(room[:count], read[-count:], strict=True):
-            row.copy_(values)
-            if base is not None and self.rules[name].vectors:
-                row -= base
+            if base is None or not self.rules[name].vectors:
+                row.copy_(values)
+            elif values.dtype == torch.bfloat16 and self.dtype == torch.float32:
+                widened_less(values.view(torch.int16).numpy(), base.numpy(), row.numpy())
+            else:
+                row.copy_(values).sub_(base)
         return Chunk(name, self.shapes[name], start, base, room[:count], room[count : 2 * count], found)
 
     def _culprit(self, chunk: Chunk) -> str:
@@ -223,11 +229,11 @@ class Merge:
         total = math.prod(self.shapes[name])
         counts = statistic.counts(total)
         if total <= self.size:
-            values = [statistic.values(chunk).clone() for chunk in self.chunks(name, found)]
+            values = [statistic.values(chunk).clone() for chunk in self.chunks(name, found, again=True)]
             each = zip(torch.cat(values, 1), counts, strict=True) if values else ()
             return [exactly(row, wanted, statistic.signed) for row, wanted in each]
         ranking = Ranking(counts, total, self._sample(statistic, name, total, found), self.dtype, statistic.signed)
-        return ranking.run((statistic.values(chunk) for chunk in self.chunks(name, found)) for _ in iter(int, 1))
+        return ranking.run((statistic.values(chunk) for chunk in self.chunks(name, found, again=True)) for _ in iter(int, 1))
 
     def _sample(self, statistic: Cuts, name: str, of: int, found: Mapping[str, Any] | None = None) -> Tensor:
         """Some values of a tensor: its share of those that are looked at of ``of`` values, in blocks from all over it."""
@@ -237,12 +243,20 @@ class Merge:
             return torch.empty(len(self.models), 0, dtype=self.dtype)
         # Exactly so many: of each tensor a block less would make large tensors count for more than they are.
         blocks = -(-wanted // NEIGHBOURS)
-        widths = [wanted * (i + 1) // blocks - wanted * i // blocks for i in range(blocks)]
         # At uneven distances: at even ones that fit a matrix's width, all would be of the same columns.
-        starts = [int((i + i * GOLDEN % 1) * (total - NEIGHBOURS) / blocks) if blocks > 1 else 0 for i in range(blocks)]
+        places = [int((i + i * GOLDEN % 1) * (total // NEIGHBOURS) / blocks) for i in range(blocks)]
+        whole = total - total % NEIGHBOURS
 
         def looked_at(source: Source) -> Tensor:
-            return torch.cat([source.read(name, at, at + width) for at, width in zip(starts, widths, strict=True)])
+            if blocks * NEIGHBOURS > whole:
+                return source.read(name, 0, wanted)
+            found = []
+            for start in range(0, whole, READ):
+                here = [place - start // NEIGHBOURS for place in places if start <= place * NEIGHBOURS < start + READ]
+                if here:
+                    read = source.read(name, start, min(start + READ, whole)).view(-1, NEIGHBOURS)
+                    found.append(read[here].view(-1))
+            return torch.cat(found)[:wanted]
 
         read = list(map(looked_at, self.models if self.base is None else [self.base, *self.models]))
         chunk = self._chunk(name, 0, read, self._found if found is None else found)
@@ -252,8 +266,8 @@ class Merge:
         count = len(self.models)
         # Python's own numbers: small tensors kept between large ones that come and go would leave holes in the heap.
         sums: dict[tuple[int, int], list[float]] = {(i, j): [] for i in range(count) for j in range(i + 1)}
-        for chunk in self.chunks(name, {}):
-            rows = chunk.rows.double()
+        for chunk in self.chunks(name, {}, again=True):
+            rows = chunk.rows
             if over := -rows.shape[1] % BLOCK:
                 rows = torch.nn.functional.pad(rows, (0, over))
             blocks = rows.view(count, -1, 1, BLOCK).numpy()
@@ -263,6 +277,23 @@ class Merge:
         for (i, j), products in sums.items():
             found[i, j] = found[j, i] = math.fsum(products)
         return found
+
+
+def _widened_less(bits: Array, base: Array, out: Array) -> None:
+    torch.from_numpy(out).copy_(torch.from_numpy(bits).view(torch.bfloat16)).sub_(torch.from_numpy(base))
+
+
+@fused(_widened_less, load=False)
+def widened_less(bits: Array, base: Array, out: Array) -> None:
+    """The numbers in bfloat16 that have these ``bits``, ``(n,)``, less those of ``base``, into ``out``, in float32."""
+    narrow, wide = bits.view(np.uint16), out.view(np.uint32)
+    for start in range(0, len(bits), 2048):  # a piece at a time, which stays in the cache
+        stop = start + 2048
+        few, whole, number, less = narrow[start:stop], wide[start:stop], out[start:stop], base[start:stop]
+        for i in range(len(few)):
+            whole[i] = np.uint32(few[i]) << np.uint32(16)
+        for i in range(len(few)):
+            number[i] -= less[i]
 
 
 def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> int:

@@ -51,19 +51,25 @@ class Increments(NodeTable):
         rows = self.place[nodes]
         return rows.clamp(min=0), rows >= 0
 
-    def add(self, nodes: Tensor, observed: Tensor, component: Tensor) -> None:
-        """Increments ``(M, width)`` in a unit of time were observed of ``nodes`` ``(M,)``, distinct, in these components."""
+    def add(self, nodes: Tensor, observed: Tensor, component: Tensor, seen: Tensor | None = None) -> None:
+        """Increments ``(M, width)`` in a unit of time were observed of ``nodes`` ``(M,)``, distinct, in these components.
+
+        Where ``seen`` ``(M,)`` is given, only of those for which it is true: ``observed`` is 0 for the others.
+        """
         rows, kept = self.rows(nodes)
         if kept is not None:
             rows, observed, component = rows[kept], observed[kept], component[kept]
-        self.count[rows, component] += 1
-        self.total[rows, component] += observed
-        self.squares[rows, component] += observed.square()
+            seen = None if seen is None else seen[kept]
+        place = rows * self.components + component
+        one = torch.ones_like(place, dtype=self.count.dtype) if seen is None else seen.to(self.count.dtype)
+        self.count.view(-1).index_add_(0, place, one)
+        self.total.flatten(0, 1).index_add_(0, place, observed)
+        self.squares.flatten(0, 1).index_add_(0, place, observed.square())
 
     def counted(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes' rows, and how often each component was observed of them, ``(M, components)``."""
         rows, kept = self.rows(nodes)
-        count = self.count[rows]
+        count = self.count.index_select(0, rows)
         return rows, count if kept is None else count * kept[:, None]
 
     def moments(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +83,7 @@ class Increments(NodeTable):
         """The mixture's mean ``(M, width)``, and whether anything was observed of the node, ``(M,)`` bool."""
         rows, count = self.counted(nodes)
         whole = count.sum(1)
-        return self.total[rows].sum(1) / whole.clamp(min=1)[:, None], whole > 0
+        return self.total.index_select(0, rows).sum(1) / whole.clamp(min=1)[:, None], whole > 0
 
     def draw(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """An increment from each node's mixture, ``(M, width)``: a component by its weight, then from its Gaussian."""

@@ -120,13 +120,14 @@ class PresMemory(TemporalMemory):
     ) -> None:
         nodes, last = ends = ends or last_rows(alternating(source, destination))
         rows = updated.rows(nodes)
-        rows = rows[updated.elapsed[rows] > 0]
-        entered = Updated(*(column[rows] for column in updated))
+        entered = Updated(*(column.index_select(0, rows) for column in updated))
+        some = entered.elapsed > 0
         moved = (entered.states.detach() - entered.before) / self.spans(entered)[:, None]
-        self.increments.add(entered.nodes, moved, self.waiting.column("component")[entered.nodes])
+        moved = torch.where(some[:, None], moved, 0.0)  # no time shows no increment
+        self.increments.add(nodes, moved, self.waiting.column("component")[nodes], some)
         if self.span == "gap":
-            self.waiting.column("updates")[entered.nodes] += 1
-            self.waiting.column("elapsed")[entered.nodes] += entered.elapsed
+            self.waiting.column("updates")[nodes] += some
+            self.waiting.column("elapsed")[nodes] += entered.elapsed.clamp(min=0)
         super().advance(updated, source, destination, time, features, ends=ends)
         if labels is not None:
             component = labels.long().clamp(0, self.increments.components - 1)
