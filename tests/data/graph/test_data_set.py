@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.data.graph.molecules import write
 
+from polytask.data import Batches
 from polytask.data.graph import GraphData, GraphSchema, GraphTarget, graph_data_set, load_graph_tasks
 from polytask.errors import InputError
 from polytask.task import MISSING
@@ -84,6 +85,27 @@ def test_training_sees_its_own_edges_alone() -> None:
     assert (len(asked["validation"]), len(asked["test"])) == (12, 24)
     kept = torch.stack([seen.rows, seen.columns], 1)
     assert {tuple(sorted(pair)) for pair in kept.tolist()} == asked["train"]
+
+
+def test_pairs_that_are_not_linked_are_new_in_each_epoch() -> None:
+    labels = (torch.arange(60) < 30).long()
+    data = graph_data_set(ring(60, labels={"half": labels}), ["node:half", "link:exists"])
+    seen = data.encoder().graph.matrix  # type: ignore[union-attr, operator]
+    stream = Batches(data.train, 40, seed=5)
+    epochs = []
+    for number in (0, 1):
+        inputs, targets = next(Batches(data.train, len(data.train), 5).epoch(number))
+        no, yes = (inputs["ends"][targets["exists"] == value] for value in (0, 1))  # type: ignore[call-overload]
+        assert len(no) == len(yes) == 84 and not bool(seen.find(*no.unbind(1))[0].any())
+        assert bool(seen.find(*yes.unbind(1))[0].all())
+        nodes = inputs["level"] == 0  # type: ignore[call-overload]
+        assert torch.equal(targets["half"][nodes], labels[inputs["ends"][nodes, 0]].float())  # type: ignore[call-overload]
+        epochs.append({tuple(pair) for pair in no.tolist()})
+    assert len(epochs[0] & epochs[1]) < 20
+    again = list(stream.epoch(1, skip=2))
+    for (left, _), (right, _) in zip(list(stream.epoch(1))[2:], again, strict=True):
+        assert torch.equal(left["ends"], right["ends"])  # type: ignore[call-overload]
+    assert data.validation.redraw is None and data.test.redraw is None
 
 
 def test_given_sets_of_nodes_are_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from polytask.data.examples import PARTS, DataSet, Examples
 from polytask.data.graph.graph import GraphData
-from polytask.data.graph.links import non_edges
+from polytask.data.graph.links import Unlinked, non_edges
 from polytask.data.graph.load import graph_tables, is_ogb, load_graph
 from polytask.data.graph.nodes import split_in_order
 from polytask.data.graph.schema import GraphSchema
@@ -64,7 +65,8 @@ def graph_data_set(
 
     Nodes that have a label are split at random (60/20/20 %), unless the graph has sets ``train``, ``validation`` and
     ``test``; edges (70/10/20 %) where a task is of links; graphs (80/10/10 %). Held-out edges are in no pass of the network.
-    Where links are to be told from pairs that are not linked, there are as many of those in each part, drawn once.
+    Where links are to be told from pairs that are not linked, there are as many of those in each part. For training they
+    are new in each epoch, for validation and test drawn once, of pairs that are linked nowhere in the whole graph.
 
     Args:
         graph: the graph; a direction of its edges is not looked at.
@@ -86,6 +88,7 @@ def graph_data_set(
     key = generator(seed, 0)
     rows: dict[str, list[tuple[str, Tensor, dict[str, Tensor]]]] = {part: [] for part in PARTS}
     edges = graph.edges
+    unlinked: slice | None = None
     for level in LEVELS:
         chosen = {t.column: labelled[t.column] for t in targets if t.level == level}
         if not chosen:
@@ -97,6 +100,8 @@ def graph_data_set(
         if level == "link":
             edges = edges[parts["train"]]
             if EXISTS in chosen:
+                before = sum(len(ends) for _, ends, _ in rows["train"])
+                unlinked = slice(before, before + len(parts["train"]))
                 pairs = non_edges(adjacency(graph.edges, graph.nodes), sum(map(len, parts.values())), key)
                 sizes = [len(index) for index in parts.values()]
                 for part, drawn in zip(parts, torch.split(pairs, sizes), strict=True):
@@ -104,6 +109,9 @@ def graph_data_set(
     examples = {
         part: _examples(found, {column: values for column, (_, values) in labelled.items()}) for part, found in rows.items()
     }
+    seen = adjacency(edges, graph.nodes)
+    if unlinked is not None:
+        examples["train"] = replace(examples["train"], redraw=Unlinked(seen, unlinked))
     kinds = [labelled[target.column][0] for target in targets]
     warnings = check_classes(kinds, {part: examples[part].targets for part in PARTS}, graph.name)
     of = graph.graph_of if any(target.level == "graph" for target in targets) else None
@@ -115,7 +123,7 @@ def graph_data_set(
         name=name or Path(graph.name).stem,
         tasks=kinds,
         **examples,
-        encoder=partial(GraphEncoder, adjacency(edges, graph.nodes), graph.features, of, graph.graphs, **network),
+        encoder=partial(GraphEncoder, seen, graph.features, of, graph.graphs, **network),
         settings=_settings(len(examples["train"]), graph.nodes),
         provenance={
             **(provenance or {}),

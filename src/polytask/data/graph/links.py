@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polytask.data.examples import Inputs
 from polytask.data.graph.graph import GraphData
 from polytask.data.graph.nodes import split_rows
 from polytask.data.stream import generator
@@ -123,6 +124,28 @@ class LinkBatches:
         for k in range(skip, len(self)):
             chunk = slice(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
             yield Links(edges[order[chunk]], negatives[chunk])
+
+
+@dataclass(frozen=True, eq=False)
+class Unlinked:
+    """Some rows of links become pairs that are not linked, new for each generator: what `Examples.redraw` is for links.
+
+    As in `LinkBatches`, a held-out link may be among them: training knows nothing of which pairs those are.
+
+    Attributes:
+        graph: the training edges alone, symmetric.
+        rows: which rows of the inputs are such pairs.
+    """
+
+    graph: CSR
+    rows: slice
+
+    def __call__(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        """The inputs of `polytask.nn.graph.GraphEncoder` with other ``"ends"`` in these rows."""
+        assert not isinstance(inputs, Tensor)
+        ends = inputs["ends"].clone()
+        ends[self.rows] = non_edges(self.graph, self.rows.stop - self.rows.start, generator)
+        return {**inputs, "ends": ends}
 
 
 def distinct(free: int, count: int, generator: torch.Generator | None, taken: Tensor) -> Tensor:
