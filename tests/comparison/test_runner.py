@@ -29,5 +29,5 @@ def test_workers_train_on_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> Non
     for workers in (1, 2):
         trials = runner.Runner(data, workers=workers)
         trials([trial])
-        found.append(trials.results[trial]["curve"][-1]["validation"])
+        found.append(trials.results[trial]["test"])
     assert found[0] == found[1]

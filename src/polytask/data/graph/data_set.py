@@ -107,18 +107,15 @@ def graph_data_set(
                 for part, drawn in zip(parts, torch.split(pairs, sizes), strict=True):
                     rows[part].append((level, drawn, {EXISTS: torch.zeros(len(drawn))}))
     examples = {
-        part: _examples(found, {column: values for column, (_, values) in labelled.items()}) for part, found in rows.items()
+        part: level_rows(found, {column: values for column, (_, values) in labelled.items()}) for part, found in rows.items()
     }
     seen = adjacency(edges, graph.nodes)
     if unlinked is not None:
         examples["train"] = replace(examples["train"], redraw=Unlinked(seen, unlinked))
     kinds = [labelled[target.column][0] for target in targets]
     warnings = check_classes(kinds, {part: examples[part].targets for part in PARTS}, graph.name)
-    of = graph.graph_of if any(target.level == "graph" for target in targets) else None
-    ids = {
-        "nodes": graph.ids or range(graph.nodes),
-        "graphs": () if of is None else graph.graph_ids or range(graph.graphs),
-    }
+    levels = {target.column: target.level for target in targets}
+    of = graph.graph_of if "graph" in levels.values() else None
     return DataSet(
         name=name or Path(graph.name).stem,
         tasks=kinds,
@@ -133,9 +130,7 @@ def graph_data_set(
             "report": [_described(graph, edges), *(describe(t, examples["train"].targets[t.name]) for t in kinds)],
             "warnings": warnings,
         },
-        schema=GraphSchema(
-            {target.column: target.level for target in targets}, *([str(one) for one in ids[what]] for what in ids)
-        ),
+        schema=GraphSchema.of(graph, levels),
     )
 
 
@@ -153,8 +148,13 @@ def _split(
     return split_in_order(index, *SHARES[level], key, f"{graph.name}: {len(index)} {level}s with a label")
 
 
-def _examples(found: Sequence[tuple[str, Tensor, dict[str, Tensor]]], whole: Mapping[str, Tensor]) -> Examples:
-    """Rows of all levels, one after another; a label is missing in the rows of other levels."""
+def level_rows(found: Sequence[tuple[str, Tensor, dict[str, Tensor]]], whole: Mapping[str, Tensor]) -> Examples:
+    """Rows of several levels as examples, one after another; a label is missing in the rows of other levels.
+
+    Args:
+        found: of each level its name, nodes ``(N,)``, graphs ``(N,)`` or links ``(N, 2)``, and labels ``(N,)`` by task.
+        whole: all labels by task, whose types are kept.
+    """
     inputs = joined([questions(LEVELS[level], ends) for level, ends, _ in found])
     targets = {}
     for column, values in whole.items():

@@ -32,6 +32,7 @@ class GraphData:
         graph_of: ``(N,)`` int64: where several graphs are one here, the number of each node's own.
         graph_labels: for each task of whole graphs ``(G,)``, as ``labels``.
         graph_ids: what the file calls the graphs; ``None`` where their numbers do.
+        feature_names: what the file calls the features; ``None`` where it does not.
 
     Raises:
         InputError: tensors that do not fit one another, an edge to an unknown node.
@@ -51,6 +52,7 @@ class GraphData:
     graph_of: Tensor | None = None
     graph_labels: Mapping[str, Tensor] = field(default_factory=dict)
     graph_ids: Sequence[Any] | None = None
+    feature_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.edges.ndim != 2 or self.edges.shape[1] != 2 or self.edges.is_floating_point():

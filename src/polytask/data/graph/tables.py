@@ -60,6 +60,7 @@ def read_graph_tables(
     given: dict[str, Tensor] = {}
     classes: dict[str, list[str]] = {}
     matrix: Tensor | None = None
+    columns: Sequence[str] = ()
     graph_of: Tensor | None = None
     graph_ids, of_graphs = None, {}
     if nodes is None:
@@ -122,6 +123,7 @@ def read_graph_tables(
         graph_of=graph_of,
         graph_labels=of_graphs,
         graph_ids=None if graph_ids is None else graph_ids.to_list(),
+        feature_names=None if matrix is None else list(columns),
     )
 
 
