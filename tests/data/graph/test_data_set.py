@@ -118,6 +118,25 @@ def test_given_sets_of_nodes_are_kept() -> None:
     assert len(data.encoder().graph.matrix.columns) == 120  # type: ignore[union-attr, operator, arg-type]
 
 
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({"train": range(10), "val": range(0), "test": range(20, 30)}, "ring: set 'validation' has no node with a label"),
+        ({"train": range(10), "val": range(9, 14), "test": range(20, 30)}, "ring: node 9 is in two of the sets train, val"),
+    ],
+)
+def test_sets_of_nodes_that_cannot_be(splits: dict[str, range], words: str) -> None:
+    given = {name: torch.tensor(list(nodes), dtype=torch.int64) for name, nodes in splits.items()}
+    with pytest.raises(InputError, match=words):
+        graph_data_set(ring(labels={"odd": torch.arange(30) % 2}, splits=given), ["node:odd"])
+
+
+def test_a_graph_without_pairs_that_are_not_linked() -> None:
+    edges = torch.combinations(torch.arange(8))
+    with pytest.raises(InputError, match="full: 28 pairs that are not linked asked for, and the graph has 0"):
+        graph_data_set(GraphData("full", 8, edges, torch.eye(8)), ["link:exists"])
+
+
 def test_tables_of_several_graphs(tmp_path: Path) -> None:
     write(tmp_path)
     data = load_graph_tasks(tmp_path, ["graph:chord", "graph:size:regression", "link:bond", "node:shape"])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polytask.data.examples import PARTS, DataSet, Examples
 from polytask.data.graph.graph import GraphData
-from polytask.data.graph.links import Unlinked, non_edges
+from polytask.data.graph.links import Unlinked, pairs_without_edge
 from polytask.data.graph.load import graph_tables, is_ogb, load_graph
 from polytask.data.graph.nodes import split_in_order
 from polytask.data.graph.schema import GraphSchema
@@ -102,7 +102,7 @@ def graph_data_set(
             if EXISTS in chosen:
                 before = sum(len(ends) for _, ends, _ in rows["train"])
                 unlinked = slice(before, before + len(parts["train"]))
-                pairs = non_edges(adjacency(graph.edges, graph.nodes), sum(map(len, parts.values())), key)
+                pairs = pairs_without_edge(graph, sum(map(len, parts.values())), key)
                 sizes = [len(index) for index in parts.values()]
                 for part, drawn in zip(parts, torch.split(pairs, sizes), strict=True):
                     rows[part].append((level, drawn, {EXISTS: torch.zeros(len(drawn))}))
@@ -143,7 +143,16 @@ def _split(
         present &= graph.edges[:, 0] != graph.edges[:, 1]
     given = {KNOWN_AS.get(name, name): nodes for name, nodes in graph.splits.items()}
     if level == "node" and set(PARTS) <= set(given):
-        return {part: given[part][present[given[part]]] for part in PARTS}
+        parts = {part: given[part][present[given[part]]] for part in PARTS}
+        times = torch.zeros(graph.nodes, dtype=torch.int64)
+        for part, nodes in parts.items():
+            if len(nodes) == 0:
+                raise InputError(f"{graph.name}: set {part!r} has no node with a label, expected some")
+            times[nodes.unique()] += 1
+        if bool((times > 1).any()):
+            twice = int((times > 1).nonzero()[0])
+            raise InputError(f"{graph.name}: node {twice} is in two of the sets {', '.join(PARTS)}, expected one")
+        return parts
     index = present.nonzero()[:, 0]
     return split_in_order(index, *SHARES[level], key, f"{graph.name}: {len(index)} {level}s with a label")
 

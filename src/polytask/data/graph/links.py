@@ -60,7 +60,7 @@ def split_links(graph: GraphData, validation: float = 0.1, test: float = 0.2, se
     edges = torch.stack([rows, columns], 1)[rows < columns]
     key = generator(seed, 0)
     held, tested, train = split_rows(edges, validation, test, key, f"{graph.name}: {len(edges)} edges")
-    negatives = non_edges(whole, len(held) + len(tested), key)
+    negatives = pairs_without_edge(graph, len(held) + len(tested), key)
     return LinkSplit(
         adjacency(train, graph.nodes), train, Links(held, negatives[: len(held)]), Links(tested, negatives[len(held) :])
     )
@@ -92,6 +92,14 @@ def non_edges(graph: CSR, count: int, generator: torch.Generator | None = None) 
     j = j - (j * (j - 1) // 2 > ranks).long()  # the square root may be rounded
     j = j + (j * (j + 1) // 2 <= ranks).long()
     return torch.stack([ranks - j * (j - 1) // 2, j], 1)
+
+
+def pairs_without_edge(graph: GraphData, count: int, generator: torch.Generator) -> Tensor:
+    """As `non_edges`, of a graph whose directions are not looked at; the error names it."""
+    try:
+        return non_edges(adjacency(graph.edges, graph.nodes), count, generator)
+    except InputError as error:
+        raise InputError(f"{graph.name}: {error}") from error
 
 
 class LinkBatches:

@@ -10,7 +10,7 @@ import torch
 from polytask.data.examples import Examples
 from polytask.data.graph.data_set import SHARES, level_rows
 from polytask.data.graph.graph import GraphData
-from polytask.data.graph.links import non_edges
+from polytask.data.graph.links import pairs_without_edge
 from polytask.data.graph.load import graph_tables, is_ogb, load_graph
 from polytask.data.graph.nodes import split_in_order
 from polytask.data.graph.schema import GraphSchema
@@ -85,7 +85,7 @@ def ask_about(graph: GraphData, tasks: Sequence[Task], schema: GraphSchema, *, s
             parts = split_in_order(index, *SHARES[level], key, f"{graph.name}: {len(index)} links with a label")
             seen, index = graph.edges[parts["train"]], torch.cat([parts["validation"], parts["test"]])
             if EXISTS in chosen:
-                pairs = non_edges(adjacency(graph.edges, graph.nodes), len(index), key)
+                pairs = pairs_without_edge(graph, len(index), key)
                 rows.append((level, pairs, {EXISTS: torch.zeros(len(pairs))}))
         ends = graph.edges[index] if level == "link" else index
         rows.append((level, ends, {name: values[index] for name, (_, values) in chosen.items()}))

@@ -203,7 +203,12 @@ def _features(frame: pl.DataFrame, columns: list[str], type: str | None, path: P
                 )
         column = next(c for c in columns if frame[c][row] is None or frame[c][row] != frame[c][row])
         raise InputError(f"{path}: row {row + 1}, column {column!r}: missing, expected a number as feature")
-    return torch.from_numpy(frame.select(pl.col(columns).cast(pl.Float32)).to_numpy().copy())
+    numbers = torch.from_numpy(frame.select(pl.col(columns).cast(pl.Float32)).to_numpy().copy())
+    if bool(numbers.isinf().any()):
+        row, place = numbers.isinf().nonzero()[0].tolist()
+        found = frame[columns[place]][row]
+        raise InputError(f"{path}: row {row + 1}, column {columns[place]!r}: {found}, expected a number that float32 holds")
+    return numbers
 
 
 def _once(pairs: Tensor, kinds: Tensor | None, directed: bool) -> tuple[Tensor, Tensor | None, Tensor]:

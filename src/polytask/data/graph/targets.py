@@ -59,7 +59,8 @@ class GraphTarget(NamedTuple):
             return Task.binary(EXISTS, classes=["no", "yes"]), torch.ones(len(graph.edges))
         known = labels_at(graph, self.level)
         if self.column not in known:
-            raise InputError(f"{graph.name}: no label {self.column!r} of a {self.level}: {suggest(self.column, known)}")
+            others = suggest(self.column, known) if known else "there is none"
+            raise InputError(f"{graph.name}: no label {self.column!r} of a {self.level}: {others}")
         return _task(self, known[self.column], graph)
 
 
