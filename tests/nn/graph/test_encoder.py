@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.nn.graph import CSR, GRAPH, LINK, NODE, GraphEncoder, adjacency, encoder, joined, questions
+from polytask.nn.graph.convolution import linear
 
 NODES = 40
 
@@ -123,6 +124,19 @@ def test_graphs_that_cannot_be_looked_at(edges: Tensor) -> None:
         build(edges, features).look_at(graph)
     with pytest.raises(InputError, match="a vector was learned for each node, without features"):
         build(edges).look_at(graph, features)
+
+
+def test_words_are_dropped_in_training_alone(edges: Tensor) -> None:
+    place = torch.arange(NODES)
+    network = build(edges, CSR.from_entries(place, place % 5, (NODES, 5)))
+    asked = questions(NODE, place)
+    network.dropout = 0.5
+    assert torch.equal(network(asked), network(asked))
+    network.train()
+    seen = torch.stack([network._first(None) for _ in range(2000)])
+    assert not torch.equal(seen[0], seen[1])
+    whole = linear(network.inwards, network.sparse.matrix)  # type: ignore[union-attr]
+    assert torch.allclose(seen.mean(0), whole, atol=0.05)  # in expectation what they are
 
 
 def test_features_are_standardised(edges: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.nn.graph.augment import dropout
 from polytask.nn.graph.convolution import GCNConv, linear
 from polytask.nn.graph.csr import CSR, SparseBuffer
 from polytask.nn.graph.sampling import sample_neighbours
@@ -42,7 +43,7 @@ class GraphEncoder(nn.Module):
         graph_of: ``(M,)`` the number of the graph that each node belongs to, for questions about graphs.
         graphs: their number.
         width, depth: of the network.
-        dropout: of features of nodes.
+        dropout: of what each layer adds, and of the entries of sparse features, such as words, of which there are many.
         fanout: neighbours that are drawn.
     """
 
@@ -55,7 +56,7 @@ class GraphEncoder(nn.Module):
         *,
         width: int = 128,
         depth: int = 2,
-        dropout: float = 0.3,
+        dropout: float = 0.5,
         fanout: int = 10,
     ) -> None:
         super().__init__()
@@ -189,7 +190,7 @@ class GraphEncoder(nn.Module):
             return rows
         if self.sparse is not None:
             matrix = self.sparse.matrix if nodes is None else self.sparse.matrix.take(nodes)
-            return linear(self.inwards, matrix)
+            return linear(self.inwards, dropout(matrix, self.dropout, self.training))
         assert self.features is not None
         features = self.features if nodes is None else self.features[nodes]
         standard: Tensor = self.inwards((features - self.centre) / self.spread)
