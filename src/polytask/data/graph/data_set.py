@@ -148,7 +148,7 @@ def _split(
         for part, nodes in parts.items():
             if len(nodes) == 0:
                 raise InputError(f"{graph.name}: set {part!r} has no node with a label, expected some")
-            times[nodes.unique()] += 1
+            times[nodes] += 1
         if bool((times > 1).any()):
             twice = int((times > 1).nonzero()[0])
             raise InputError(f"{graph.name}: node {twice} is in two of the sets {', '.join(PARTS)}, expected one")

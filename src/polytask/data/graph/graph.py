@@ -82,8 +82,8 @@ class GraphData:
         for name, nodes in self.splits.items():
             wrong = (nodes < 0) | (nodes >= self.nodes)
             if bool(wrong.any()):
-                found = int(nodes[wrong][0])
-                raise InputError(f"{self.name}: set {name!r}: node {found}, expected numbers from 0 to {self.nodes - 1}")
+                one = int(nodes[wrong][0])
+                raise InputError(f"{self.name}: set {name!r}: node {one}, expected numbers from 0 to {self.nodes - 1}")
         for name, values in {**self.labels, **self.edge_labels, **self.graph_labels}.items():
             wrong = values.isinf() if values.is_floating_point() else values < -1
             if bool(wrong.any()):
