@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,16 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from polytask.data.examples import Examples
-from polytask.data.graph import GraphSchema
+from polytask.data.graph import GraphSchema, ask_about, load_graph_tasks, load_other
 from polytask.data.table import labels, read_rows, read_table
 from polytask.errors import InputError
 from polytask.files import replacing
+from polytask.nn.graph import GraphEncoder, adjacency
 
 if TYPE_CHECKING:
+    from polytask.data.graph import GraphData
     from polytask.data.table import Schema
+    from polytask.nn.graph import CSR
     from polytask.store import Saved
 
 ROW = "row"
@@ -124,6 +127,52 @@ def read_examples(saved: Saved, source: Path | str, *, separator: str | None = N
     if not targets:
         raise InputError(f"{source}: has no target column, expected at least one of {', '.join(saved.model.tasks)}")
     return Examples(schema.transform(frame, str(source)), targets)
+
+
+def on_graph(saved: Saved, path: Path | str) -> Saved:
+    """The same model for questions about the graph at ``path``, of which all edges are seen; ``saved`` knows it too then.
+
+    The graph has the features of the model's own, by name where they have one, and any nodes.
+
+    Raises `InputError` when it cannot be read or has other features, when ``saved`` is no model of a graph, or one that
+    learned a vector for each node.
+    """
+    schema = graph_schema(saved)
+    graph = load_other(path, schema)
+    _look_at(saved, graph, adjacency(graph.edges, graph.nodes))
+    return replace(saved, schema=GraphSchema.of(graph, schema.levels))
+
+
+def graph_examples(saved: Saved, path: Path | str) -> Examples:
+    """The labelled rows of a graph to judge a model of a graph by.
+
+    Of the model's own graph, known by its nodes, they are the test part. Of another they are what
+    `polytask.data.graph.ask_about` asks, and the model sees that graph from then on, without the edges asked about. Raises
+    `InputError` as `on_graph`, and where there are no labels or such as the model does not know.
+    """
+    schema, trained = graph_schema(saved), saved.about["data"]
+    graph = load_other(path, schema)
+    if GraphSchema.of(graph, schema.levels).nodes == schema.nodes:
+        return load_graph_tasks(path, trained["tasks"], seed=trained["seed"]).test
+    seen, examples = ask_about(graph, list(saved.model.tasks.values()), schema, seed=trained["seed"])
+    _look_at(saved, graph, seen)
+    return examples
+
+
+def _look_at(saved: Saved, graph: GraphData, seen: CSR) -> None:
+    encoder = saved.model.encoder
+    assert isinstance(encoder, GraphEncoder)
+    try:
+        encoder.look_at(seen, graph.features, graph.graph_of, graph.graphs)
+    except InputError as error:
+        raise InputError(f"{graph.name}: {error}") from error
+
+
+def graph_schema(saved: Saved) -> GraphSchema:
+    """The model's schema; `InputError` when it is no model of a graph."""
+    if not isinstance(saved.schema, GraphSchema):
+        raise InputError(f"{saved.path}: is no model of a graph, expected one that fit --graph made")
+    return saved.schema
 
 
 def table_schema(saved: Saved) -> Schema:

@@ -8,9 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from tests import small_table
 from tests.cli.command import polytask, refused
 from tests.data.graph.molecules import write
 
+from polytask.nn.graph import GraphEncoder
+from polytask.predicting import on_graph
 from polytask.store import load
 
 TASKS = ("graph:chord", "link:exists", "link:bond", "node:shape")
@@ -82,6 +85,63 @@ def test_compared(model: Path, tmp_path: Path) -> None:
     assert "hard+equal" in methods and "gradient boosting" not in methods
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """The same graphs, whose nodes have other names."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    write(folder)
+    for table in ("nodes", "edges"):
+        file = folder / f"{table}.csv"
+        file.write_text(file.read_text().replace("g0n", "zero"))
+    return folder
+
+
+def test_asked_about_another_graph(model: Path, other: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"id": ["zero1", "g1n1"]}).write_csv(tmp_path / "new.csv")
+    ran = polytask("predict", model, tmp_path / "new.csv", "--graph", other, "-o", tmp_path / "out.csv")
+    assert ran.code == 0, ran.err
+    saved = load(model)
+    on = on_graph(saved, other)
+    assert on.schema is not None
+    expected = on.model.predict(on.schema.transform(pl.DataFrame({"id": ["zero1", "g1n1"]})), ["shape"])["shape"]
+    found = pl.read_csv(tmp_path / "out.csv")["shape_probability"].to_list()
+    assert torch.allclose(torch.tensor(found), expected.float(), atol=1e-5)
+    encoder = saved.model.encoder
+    assert isinstance(encoder, GraphEncoder) and len(encoder.graph.matrix.columns) > 600  # all edges of it are seen
+    ran = polytask("evaluate", model, other, "--json")
+    assert ran.code == 0, ran.err
+    assert set(json.loads(ran.out)) == {"chord", "exists", "bond", "shape"}
+    # A class that the model has not seen, and a graph without labels.
+    nodes = (other / "nodes.csv").read_text()
+    (other / "nodes.csv").write_text(nodes.replace(",ring", ",rang"))
+    assert "nodes.csv" not in (line := refused("evaluate", model, other)) and "'rang' is none of its classes" in line
+
+
+def test_graphs_that_a_model_cannot_be_asked_about(model: Path, other: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"id": ["zero1"]}).write_csv(tmp_path / "new.csv")
+    out = ("-o", tmp_path / "out.csv")
+    (tmp_path / "table").mkdir()
+    table = small_table.saved(tmp_path / "table")
+    assert "is no model of a graph" in refused("predict", table.path, tmp_path / "new.csv", "--graph", other, *out)
+    nodes = (other / "nodes.csv").read_text()
+    (other / "nodes.csv").write_text(nodes.replace("weight", "wait"))
+    line = refused("predict", model, tmp_path / "new.csv", "--graph", other, *out)
+    assert line == f"{other / 'nodes.csv'}: no column 'weight': did you mean 'wait'?"
+    (other / "nodes.csv").unlink()
+    (other / "graphs.csv").unlink()
+    assert "no features of a node, expected 1 dense ones" in refused("evaluate", model, other)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "edges.csv").write_text((other / "edges.csv").read_text())
+    few = ("--task", "link:exists", "--steps", 2, "-q")
+    assert polytask("fit", "--graph", bare, *few, "-o", tmp_path / "bare_model").code == 0
+    (bare / "edges.csv").write_text((other / "edges.csv").read_text().replace("zero", "nil"))
+    pl.DataFrame({"source": ["nil0"], "target": ["nil3"]}).write_csv(tmp_path / "pairs.csv")
+    line = refused("predict", tmp_path / "bare_model", tmp_path / "pairs.csv", "--graph", bare, *out)
+    assert "a vector was learned for each node, without features: no other nodes are known" in line
+
+
 def test_refused(model: Path, tmp_path: Path) -> None:
     graph = model.with_name("molecules")
     out = ("-o", tmp_path / "out")
@@ -91,10 +151,3 @@ def test_refused(model: Path, tmp_path: Path) -> None:
     assert "--target is for tables" in refused("fit", "--graph", graph, "-t", "shape", *out)
     assert "no column 'shap': did you mean 'shape'" in refused("fit", "--graph", graph, "--task", "node:shap", *out)
     assert "expected a graph" in refused("fit", "--graph", tmp_path / "nowhere", "--task", "node:x", *out)
-    (tmp_path / "other").mkdir()
-    write(tmp_path / "other")
-    table = (tmp_path / "other" / "nodes.csv").read_text().replace("g0n0,", "zero,")
-    (tmp_path / "other" / "nodes.csv").write_text(table)
-    edges = (tmp_path / "other" / "edges.csv").read_text().replace("g0n0,", "zero,")
-    (tmp_path / "other" / "edges.csv").write_text(edges)
-    assert "its nodes are not those of the graph" in refused("evaluate", model, tmp_path / "other")

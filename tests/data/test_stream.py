@@ -41,6 +41,30 @@ def test_an_epoch_is_a_permutation_that_repeats_and_skips(size: tuple[int, int],
     assert all(torch.equal(targets["t"], 2 * inputs) for inputs, targets in stream.epoch(number))
 
 
+def test_what_is_drawn_anew_is_a_function_of_the_epoch() -> None:
+    def redraw(inputs: Any, key: torch.Generator) -> Any:
+        return torch.where(inputs % 2 == 0, inputs, 100 + torch.randint(1000, inputs.shape, generator=key))
+
+    data = Examples(torch.arange(12), {"t": torch.arange(12)}, redraw)
+    stream = Batches(data, 6, seed=3)
+    first, second = (list(stream.epoch(number)) for number in (0, 1))
+    drawn = []
+    for epoch in (first, second):
+        inputs, rows = torch.cat([x for x, _ in epoch]), torch.cat([y["t"] for _, y in epoch])
+        drawn.append(inputs[rows.argsort()])
+    even = torch.arange(12) % 2 == 0
+    assert all(torch.equal(each[even], torch.arange(0, 12, 2)) and bool((each[~even] >= 100).all()) for each in drawn)
+    assert bool((drawn[0] != drawn[1])[~even].any())
+    # A run that goes on amid the epoch, and processes that share it, have the same draws.
+    assert torch.equal(next(stream.epoch(0, 1))[0], first[1][0])
+    shares = [list(Batches(data, 6, 3, rank=rank, world=2).epoch(0)) for rank in range(2)]
+    for step, (inputs, _) in enumerate(first):
+        assert torch.equal(inputs.sort().values, torch.cat([share[step][0] for share in shares]).sort().values)
+    mixed = [batch["t"][0].tolist() for batch in Mixture({"t": data}, batch_size=6).epoch(1)]
+    assert mixed == [batch["t"][0].tolist() for batch in Mixture({"t": data}, batch_size=6).epoch(1)]
+    assert torch.equal(data.inputs, torch.arange(12)) and data.subset(torch.arange(4)).redraw is None  # type: ignore[arg-type]
+
+
 def test_epochs_and_seeds_differ() -> None:
     data = numbers(50)
     orders = {tuple(rows(Batches(data, 50, seed=seed).epoch(number))[0]) for seed in range(4) for number in range(4)}

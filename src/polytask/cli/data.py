@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
-DATA_HELP = "A table (CSV, TSV, gzip too, Parquet, Arrow), 'multidigits', a folder of idx image files, or a model's graph."
+DATA_HELP = "A table (CSV, TSV, gzip too, Parquet, Arrow), 'multidigits', a folder of idx image files, or a graph."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +142,16 @@ class DataOptions:
 
 
 def labelled(saved: Saved, data: str, separator: str | None = None) -> Examples:
-    """The rows to judge a saved model by: a table's labelled rows, or the test split of images or of the model's graph."""
+    """The rows to judge a saved model by: a table's labelled rows, the test split of images or of the model's own
+    graph, or what is known of another graph, which the model then looks at."""
     from polytask.data import multi_images, multidigits
-    from polytask.data.graph import GraphSchema, load_graph_tasks
+    from polytask.data.graph import GraphSchema
     from polytask.files import sha256
-    from polytask.predicting import read_examples
+    from polytask.predicting import graph_examples, read_examples
 
     tasks = list(saved.model.tasks)
     if isinstance(saved.schema, GraphSchema):
-        again = load_graph_tasks(data, saved.about["data"]["tasks"], seed=saved.about["data"]["seed"])
-        if again.schema.nodes != saved.schema.nodes:
-            raise InputError(f"{data}: its nodes are not those of the graph that {saved.path} is a model of")
-        return again.test
+        return graph_examples(saved, data)
     if data == "multidigits":
         return multidigits(tasks).test
     if Path(data).is_dir():

@@ -72,7 +72,8 @@ class Runner:
             return
         parts = [arrays(examples) for examples in (self.data.train, self.data.validation, self.data.test)]
         empty = from_arrays({name: array[:1].copy() for name, array in parts[0].items()})
-        shell = replace(self.data, train=empty, validation=empty, test=empty)
+        train = replace(empty, redraw=self.data.train.redraw)
+        shell = replace(self.data, train=train, validation=empty, test=empty)
         # Longest first, so that no worker is left with a long trial at the end.
         trials = sorted(trials, key=lambda trial: -trial.steps * len(trial.tasks))
         arguments = [(trial, shell, parts) for trial in trials]
@@ -83,6 +84,7 @@ class Runner:
 def _in_worker(trial: Trial, shell: DataSet, parts: Sequence[dict[str, Any]]) -> tuple[Trial, dict[str, Any]]:
     torch.set_num_threads(1)
     train, validation, test = (from_arrays(part) for part in parts)
+    train = replace(train, redraw=shell.train.redraw)
     data = object.__new__(DataSet)  # the tasks of the shell are fitted already: its checks would cost a pass over the data
     data.__dict__.update({**shell.__dict__, "train": train, "validation": validation, "test": test})
     try:

@@ -33,10 +33,13 @@ class Examples(Dataset[Batch]):
     Args:
         inputs: a tensor, or named tensors, of first dimension ``N``.
         targets: for each task a tensor of first dimension ``N``.
+        redraw: what is drawn anew for each epoch of training, such as pairs of nodes that are not linked: from the inputs
+            and a generator to inputs of the same rows. A function of both alone; ``None`` where nothing is.
     """
 
     inputs: Inputs
     targets: Mapping[str, Tensor]
+    redraw: Callable[[Inputs, torch.Generator], Inputs] | None = None
 
     def __post_init__(self) -> None:
         named = {"inputs": self.inputs} if isinstance(self.inputs, Tensor) else dict(self.inputs)
@@ -56,8 +59,12 @@ class Examples(Dataset[Batch]):
         chosen = inputs[index] if isinstance(inputs, Tensor) else {name: t[index] for name, t in inputs.items()}
         return chosen, {name: target[index] for name, target in self.targets.items()}
 
+    def redrawn(self, generator: torch.Generator) -> Examples:
+        """The examples of one epoch, whose generator this is."""
+        return self if self.redraw is None else replace(self, inputs=self.redraw(self.inputs, generator))
+
     def subset(self, index: Tensor) -> Examples:
-        """The examples at ``index``, copied."""
+        """The examples at ``index``, copied; nothing of them is drawn anew."""
         return Examples(*self[index])
 
     def only(self, tasks: Sequence[str]) -> Examples:

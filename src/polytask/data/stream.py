@@ -43,7 +43,7 @@ class Batches:
     """Shuffled batches of examples in memory; an incomplete last batch is dropped.
 
     Args:
-        examples: the examples.
+        examples: the examples; what they redraw is drawn once for each epoch, the same in all processes.
         batch_size: examples in one optimizer step, over all processes and accumulated batches together: the same
             examples meet in a step however many share the work.
         seed: the order of each epoch is a function of this and the epoch's number.
@@ -68,11 +68,12 @@ class Batches:
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
         order = torch.randperm(len(self.examples), generator=generator(self.seed, number))
+        examples = self.examples.redrawn(generator(self.seed, number, 1))
         parts = self.accumulate * self.world
         for i in range(skip, len(self)):
             step, part = divmod(i, self.accumulate)
             chunk = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self.examples[chunk if parts == 1 else chunk[part * self.world + self.rank :: parts]]
+            yield examples[chunk if parts == 1 else chunk[part * self.world + self.rank :: parts]]
 
 
 class Loader:

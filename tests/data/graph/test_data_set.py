@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.data.graph.molecules import write
 
+from polytask.data import Batches
 from polytask.data.graph import GraphData, GraphSchema, GraphTarget, graph_data_set, load_graph_tasks
 from polytask.errors import InputError
 from polytask.task import MISSING
@@ -86,6 +87,27 @@ def test_training_sees_its_own_edges_alone() -> None:
     assert {tuple(sorted(pair)) for pair in kept.tolist()} == asked["train"]
 
 
+def test_pairs_that_are_not_linked_are_new_in_each_epoch() -> None:
+    labels = (torch.arange(60) < 30).long()
+    data = graph_data_set(ring(60, labels={"half": labels}), ["node:half", "link:exists"])
+    seen = data.encoder().graph.matrix  # type: ignore[union-attr, operator]
+    stream = Batches(data.train, 40, seed=5)
+    epochs = []
+    for number in (0, 1):
+        inputs, targets = next(Batches(data.train, len(data.train), 5).epoch(number))
+        no, yes = (inputs["ends"][targets["exists"] == value] for value in (0, 1))  # type: ignore[call-overload]
+        assert len(no) == len(yes) == 84 and not bool(seen.find(*no.unbind(1))[0].any())
+        assert bool(seen.find(*yes.unbind(1))[0].all())
+        nodes = inputs["level"] == 0  # type: ignore[call-overload]
+        assert torch.equal(targets["half"][nodes], labels[inputs["ends"][nodes, 0]].float())  # type: ignore[call-overload]
+        epochs.append({tuple(pair) for pair in no.tolist()})
+    assert len(epochs[0] & epochs[1]) < 20
+    again = list(stream.epoch(1, skip=2))
+    for (left, _), (right, _) in zip(list(stream.epoch(1))[2:], again, strict=True):
+        assert torch.equal(left["ends"], right["ends"])  # type: ignore[call-overload]
+    assert data.validation.redraw is None and data.test.redraw is None
+
+
 def test_given_sets_of_nodes_are_kept() -> None:
     splits = {"train": torch.arange(10), "val": torch.arange(10, 14), "test": torch.arange(20, 30)}
     labels = torch.arange(30) % 2
@@ -94,6 +116,25 @@ def test_given_sets_of_nodes_are_kept() -> None:
     assert data.train.inputs["ends"][:, 0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]  # type: ignore[call-overload, index]
     assert len(data.validation) == 4 and len(data.test) == 10
     assert len(data.encoder().graph.matrix.columns) == 120  # type: ignore[union-attr, operator, arg-type]
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({"train": range(10), "val": range(0), "test": range(20, 30)}, "ring: set 'validation' has no node with a label"),
+        ({"train": range(10), "val": range(9, 14), "test": range(20, 30)}, "ring: node 9 is in two of the sets train, val"),
+    ],
+)
+def test_sets_of_nodes_that_cannot_be(splits: dict[str, range], words: str) -> None:
+    given = {name: torch.tensor(list(nodes), dtype=torch.int64) for name, nodes in splits.items()}
+    with pytest.raises(InputError, match=words):
+        graph_data_set(ring(labels={"odd": torch.arange(30) % 2}, splits=given), ["node:odd"])
+
+
+def test_a_graph_without_pairs_that_are_not_linked() -> None:
+    edges = torch.combinations(torch.arange(8))
+    with pytest.raises(InputError, match="full: 28 pairs that are not linked asked for, and the graph has 0"):
+        graph_data_set(GraphData("full", 8, edges, torch.eye(8)), ["link:exists"])
 
 
 def test_tables_of_several_graphs(tmp_path: Path) -> None:

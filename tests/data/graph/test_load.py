@@ -52,6 +52,7 @@ def test_edges_alone_with_large_ids_types_and_directions(tmp_path: Path) -> None
         (NODES + ",a,1,x\n", EDGES, {}, r"nodes.csv: row 4, column 'id': missing"),
         (NODES + "dan,a,,x\n", EDGES, {}, r"nodes.csv: row 4, column 'size': missing, expected a number"),
         (NODES + "dan,c,,x\neve,c,,x\n", EDGES, {"type": "kind"}, r"nodes.csv: row 4: nodes of type 'c' have no features"),
+        (NODES + "dan,a,inf,x\n", EDGES, {}, r"nodes.csv: row 4, column 'size': inf, expected a number that float32 holds"),
         (NODES, EDGES, {"features": ["kind"]}, r"nodes.csv: column 'kind': String, expected numbers"),
         (NODES, EDGES, {"labels": ["gruop"]}, r"nodes.csv: no column 'gruop': did you mean 'group'"),
         (NODES, EDGES, {"source": "from"}, r"edges.csv: no column 'from'"),
@@ -84,6 +85,38 @@ def test_npz(tmp_path: Path) -> None:
     np.savez(path, edges=np.array([{}], dtype=object))
     with pytest.raises(InputError, match="not an npz file of plain arrays"):
         load_graph(path)
+
+
+PLACES = np.arange(8)
+RING = np.stack([PLACES, (PLACES + 1) % 8], 1)
+WORDS = {"x_indptr": np.arange(9), "x_indices": np.zeros(8, int), "x_shape": np.array([8, 3]), "x_values": np.ones(8)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"edges": RING + 0.5}, "array 'edges': float64, expected integers"),
+        ({"edges": np.append(RING, [[0, 2**40]], 0)}, r"edge 9: nodes \[0, 1099511627776\], expected numbers below 2\^31"),
+        ({"edges": RING.astype(np.uint64) + np.uint64(2**63), "y": PLACES}, r"edge 1: nodes \[9223372036854775807, "),
+        ({"edges": RING[:0]}, "no edges, and neither features nor classes"),
+        ({"x": np.full((8, 2), np.nan)}, "features: row 1, column 1: nan, expected a finite number"),
+        ({"x": PLACES.astype(float)}, r"features of shape \(8,\), expected \(N, F\)"),
+        ({"x": np.full((8, 2), "a")}, "array 'x': <U1, expected numbers"),
+        ({"y": PLACES + 0.5}, "array 'y': float64, expected integers"),
+        ({"y": np.stack([PLACES, PLACES], 1)}, r"array 'y': shape \(8, 2\), expected \(N,\)"),
+        ({"y": PLACES - 3}, "label 'class': row 1: -3, expected 0 or above, or -1 where it is missing"),
+        ({"y": PLACES, "train_idx": PLACES + 1}, "set 'train': node 8, expected numbers from 0 to 7"),
+        ({"y": PLACES, "train_idx": PLACES < 3}, "array 'train_idx': bool, expected integers"),
+        ({**WORDS, "x_indices": np.full(8, 3)}, "row 1 of x_indices: column 3, expected 0 to 2"),
+        ({**WORDS, "x_values": np.ones(3)}, "3 x_values of 8 x_indices, expected one for each, or none"),
+        ({**WORDS, "x_values": np.where(PLACES == 4, np.inf, 1)}, "features: row 5: not a number, or infinite"),
+        ({"x_indptr": WORDS["x_indptr"], "x_indices": WORDS["x_indices"]}, "'x_indptr' without 'x_shape', expected both"),
+    ],
+)
+def test_bad_npz(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
+    np.savez(tmp_path / "bad.npz", **{"edges": RING, **arrays})
+    with pytest.raises(InputError, match=r"bad\.npz: .*" + words):
+        load_graph(tmp_path / "bad.npz")
 
 
 def test_cora_and_citeseer_are_what_they_should_be() -> None:
@@ -133,6 +166,8 @@ def test_ogb_files(ogb: Callable[..., Path]) -> None:
     [
         ({"raw__edge": "0,1\n1,4\n"}, r"edge.csv.gz: row 2: \[1, 4\], expected nodes from 0 to 3"),
         ({"raw__edge": "0,1\nx,2\n"}, r"edge.csv.gz: row 2: 'x', expected a whole number"),
+        ({"raw__edge": "0,1\n1,2.5\n"}, r"edge.csv.gz: row 2: 2.5, expected a whole number"),
+        ({"raw__node_feat": "1\n2\nnan\n4\n"}, "node-feat.csv.gz: row 3: .*nan.*, expected a finite number"),
         ({"raw__edge": "0\n1\n"}, r"edge.csv.gz: 1 columns, expected 2"),
         ({"raw__num_node_list": "3\n4\n"}, "2 rows, expected one"),
         ({"raw__node_feat": "1\n2\n"}, "node-feat.csv.gz: 2 rows, expected 4"),

@@ -79,10 +79,16 @@ def test_arrays_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         load_events(npz(tmp_path, ts=np.array([5, 4, 7])))
     with pytest.raises(InputError, match=r"array 'src': \(3,\) float64, expected integers"):
         load_events(npz(tmp_path, src=np.zeros(3)))
-    with pytest.raises(InputError, match=r"row 1: source 2147483648"):
+    with pytest.raises(InputError, match=r"row 1: source 9223372036854775807"):
         load_events(npz(tmp_path, src=np.array([2**63 + 5, 0, 0], np.uint64)))
     with pytest.raises(InputError, match="2 sources of 3 events"):
         load_events(npz(tmp_path, src=np.array([1, 2])))
+    with pytest.raises(InputError, match=r"events\.npz: row 2: feature inf, expected finite numbers"):
+        load_events(npz(tmp_path, features=np.array([[0, 1], [np.inf, 1], [0, 0]])))
+    with pytest.raises(InputError, match=r"array 'features': \(3,\) float64, expected numbers of shape \(E, F\)"):
+        load_events(npz(tmp_path, features=np.ones(3)))
+    with pytest.raises(InputError, match=r"array 'labels': \(3,\) <U1, expected numbers of shape \(E,\)"):
+        load_events(npz(tmp_path, labels=np.full(3, "a")))
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
     for name in ("broken.npz", "none.csv"):
         with pytest.raises(InputError, match=name):

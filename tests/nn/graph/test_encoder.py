@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.nn.graph import CSR, GRAPH, LINK, NODE, GraphEncoder, adjacency, encoder, joined, questions
+from polytask.nn.graph.convolution import linear
 
 NODES = 40
 
@@ -92,6 +93,50 @@ def test_it_is_built_again_from_its_settings_and_its_tensors(edges: Tensor, spar
     again = GraphEncoder.like(**network.settings()).eval()
     again.load_state_dict(network.state_dict())
     assert torch.equal(again(rows()), network(rows()))
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_another_graph_is_looked_at_with_the_same_network(edges: Tensor, sparse: bool) -> None:
+    features = torch.rand(NODES, 5)
+    place = torch.arange(NODES)
+    other = CSR.from_entries(place, place % 5, (NODES, 5)) if sparse else 3 * torch.rand(NODES, 5) + 1
+    first = CSR.from_entries(place, place % 3, (NODES, 5)) if sparse else features
+    network, expected = build(edges, first), build(edges[::2], other)
+    parameters = {id(parameter) for parameter in network.parameters()}
+    network.look_at(adjacency(edges[::2], NODES), other, (torch.arange(NODES) >= 25).long(), 2)
+    assert {id(parameter) for parameter in network.parameters()} == parameters
+    if not sparse:  # by the first graph's statistics
+        expected.centre, expected.spread = features.mean(0), features.std(0, correction=0)
+    assert torch.allclose(network(rows()), expected(rows()), atol=1e-5)
+    again = GraphEncoder.like(**network.settings()).eval()
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again(rows()), network(rows()))
+    smaller = adjacency(torch.tensor([[0, 1], [1, 2]]), 3)
+    network.look_at(smaller, CSR.from_entries(place[:3], place[:3], (3, 5)) if sparse else features[:3])
+    assert network(questions(LINK, torch.tensor([[0, 2]]))).shape == (1, 8)
+
+
+def test_graphs_that_cannot_be_looked_at(edges: Tensor) -> None:
+    graph, features = adjacency(edges, NODES), torch.rand(NODES, 5)
+    with pytest.raises(InputError, match="4 dense features of a node, expected 5 dense ones"):
+        build(edges, features).look_at(graph, features[:, :4])
+    with pytest.raises(InputError, match="no features of a node, expected 5 dense ones"):
+        build(edges, features).look_at(graph)
+    with pytest.raises(InputError, match="a vector was learned for each node, without features"):
+        build(edges).look_at(graph, features)
+
+
+def test_words_are_dropped_in_training_alone(edges: Tensor) -> None:
+    place = torch.arange(NODES)
+    network = build(edges, CSR.from_entries(place, place % 5, (NODES, 5)))
+    asked = questions(NODE, place)
+    network.dropout = 0.5
+    assert torch.equal(network(asked), network(asked))
+    network.train()
+    seen = torch.stack([network._first(None) for _ in range(2000)])
+    assert not torch.equal(seen[0], seen[1])
+    whole = linear(network.inwards, network.sparse.matrix)  # type: ignore[union-attr]
+    assert torch.allclose(seen.mean(0), whole, atol=0.05)  # in expectation what they are
 
 
 def test_features_are_standardised(edges: Tensor) -> None:

@@ -6,6 +6,7 @@ from polytask.data.graph.links import LinkBatches, Links, LinkSplit, non_edges, 
 from polytask.data.graph.load import load_graph
 from polytask.data.graph.nodes import split_nodes
 from polytask.data.graph.ogb import read_ogb
+from polytask.data.graph.other import ask_about, load_other
 from polytask.data.graph.schema import GraphSchema
 from polytask.data.graph.tables import read_graph_tables
 from polytask.data.graph.targets import GraphTarget
@@ -17,9 +18,11 @@ __all__ = [
     "LinkBatches",
     "LinkSplit",
     "Links",
+    "ask_about",
     "graph_data_set",
     "load_graph",
     "load_graph_tasks",
+    "load_other",
     "non_edges",
     "read_graph_tables",
     "read_ogb",

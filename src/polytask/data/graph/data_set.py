@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from polytask.data.examples import PARTS, DataSet, Examples
 from polytask.data.graph.graph import GraphData
-from polytask.data.graph.links import non_edges
+from polytask.data.graph.links import Unlinked, pairs_without_edge
 from polytask.data.graph.load import graph_tables, is_ogb, load_graph
 from polytask.data.graph.nodes import split_in_order
 from polytask.data.graph.schema import GraphSchema
@@ -64,7 +65,8 @@ def graph_data_set(
 
     Nodes that have a label are split at random (60/20/20 %), unless the graph has sets ``train``, ``validation`` and
     ``test``; edges (70/10/20 %) where a task is of links; graphs (80/10/10 %). Held-out edges are in no pass of the network.
-    Where links are to be told from pairs that are not linked, there are as many of those in each part, drawn once.
+    Where links are to be told from pairs that are not linked, there are as many of those in each part. For training they
+    are new in each epoch, for validation and test drawn once, of pairs that are linked nowhere in the whole graph.
 
     Args:
         graph: the graph; a direction of its edges is not looked at.
@@ -86,6 +88,7 @@ def graph_data_set(
     key = generator(seed, 0)
     rows: dict[str, list[tuple[str, Tensor, dict[str, Tensor]]]] = {part: [] for part in PARTS}
     edges = graph.edges
+    unlinked: slice | None = None
     for level in LEVELS:
         chosen = {t.column: labelled[t.column] for t in targets if t.level == level}
         if not chosen:
@@ -97,25 +100,27 @@ def graph_data_set(
         if level == "link":
             edges = edges[parts["train"]]
             if EXISTS in chosen:
-                pairs = non_edges(adjacency(graph.edges, graph.nodes), sum(map(len, parts.values())), key)
+                before = sum(len(ends) for _, ends, _ in rows["train"])
+                unlinked = slice(before, before + len(parts["train"]))
+                pairs = pairs_without_edge(graph, sum(map(len, parts.values())), key)
                 sizes = [len(index) for index in parts.values()]
                 for part, drawn in zip(parts, torch.split(pairs, sizes), strict=True):
                     rows[part].append((level, drawn, {EXISTS: torch.zeros(len(drawn))}))
     examples = {
-        part: _examples(found, {column: values for column, (_, values) in labelled.items()}) for part, found in rows.items()
+        part: level_rows(found, {column: values for column, (_, values) in labelled.items()}) for part, found in rows.items()
     }
+    seen = adjacency(edges, graph.nodes)
+    if unlinked is not None:
+        examples["train"] = replace(examples["train"], redraw=Unlinked(seen, unlinked))
     kinds = [labelled[target.column][0] for target in targets]
     warnings = check_classes(kinds, {part: examples[part].targets for part in PARTS}, graph.name)
-    of = graph.graph_of if any(target.level == "graph" for target in targets) else None
-    ids = {
-        "nodes": graph.ids or range(graph.nodes),
-        "graphs": () if of is None else graph.graph_ids or range(graph.graphs),
-    }
+    levels = {target.column: target.level for target in targets}
+    of = graph.graph_of if "graph" in levels.values() else None
     return DataSet(
         name=name or Path(graph.name).stem,
         tasks=kinds,
         **examples,
-        encoder=partial(GraphEncoder, adjacency(edges, graph.nodes), graph.features, of, graph.graphs, **network),
+        encoder=partial(GraphEncoder, seen, graph.features, of, graph.graphs, **network),
         settings=_settings(len(examples["train"]), graph.nodes),
         provenance={
             **(provenance or {}),
@@ -125,9 +130,7 @@ def graph_data_set(
             "report": [_described(graph, edges), *(describe(t, examples["train"].targets[t.name]) for t in kinds)],
             "warnings": warnings,
         },
-        schema=GraphSchema(
-            {target.column: target.level for target in targets}, *([str(one) for one in ids[what]] for what in ids)
-        ),
+        schema=GraphSchema.of(graph, levels),
     )
 
 
@@ -140,13 +143,27 @@ def _split(
         present &= graph.edges[:, 0] != graph.edges[:, 1]
     given = {KNOWN_AS.get(name, name): nodes for name, nodes in graph.splits.items()}
     if level == "node" and set(PARTS) <= set(given):
-        return {part: given[part][present[given[part]]] for part in PARTS}
+        parts = {part: given[part][present[given[part]]] for part in PARTS}
+        times = torch.zeros(graph.nodes, dtype=torch.int64)
+        for part, nodes in parts.items():
+            if len(nodes) == 0:
+                raise InputError(f"{graph.name}: set {part!r} has no node with a label, expected some")
+            times[nodes] += 1
+        if bool((times > 1).any()):
+            twice = int((times > 1).nonzero()[0])
+            raise InputError(f"{graph.name}: node {twice} is in two of the sets {', '.join(PARTS)}, expected one")
+        return parts
     index = present.nonzero()[:, 0]
     return split_in_order(index, *SHARES[level], key, f"{graph.name}: {len(index)} {level}s with a label")
 
 
-def _examples(found: Sequence[tuple[str, Tensor, dict[str, Tensor]]], whole: Mapping[str, Tensor]) -> Examples:
-    """Rows of all levels, one after another; a label is missing in the rows of other levels."""
+def level_rows(found: Sequence[tuple[str, Tensor, dict[str, Tensor]]], whole: Mapping[str, Tensor]) -> Examples:
+    """Rows of several levels as examples, one after another; a label is missing in the rows of other levels.
+
+    Args:
+        found: of each level its name, nodes ``(N,)``, graphs ``(N,)`` or links ``(N, 2)``, and labels ``(N,)`` by task.
+        whole: all labels by task, whose types are kept.
+    """
     inputs = joined([questions(LEVELS[level], ends) for level, ends, _ in found])
     targets = {}
     for column, values in whole.items():

@@ -32,9 +32,11 @@ class GraphData:
         graph_of: ``(N,)`` int64: where several graphs are one here, the number of each node's own.
         graph_labels: for each task of whole graphs ``(G,)``, as ``labels``.
         graph_ids: what the file calls the graphs; ``None`` where their numbers do.
+        feature_names: what the file calls the features; ``None`` where it does not.
 
     Raises:
-        InputError: tensors that do not fit one another, an edge to an unknown node.
+        InputError: tensors that do not fit one another, an edge to an unknown node, or a set with one; a feature that is not
+            finite; a class below -1.
     """
 
     name: str
@@ -51,6 +53,7 @@ class GraphData:
     graph_of: Tensor | None = None
     graph_labels: Mapping[str, Tensor] = field(default_factory=dict)
     graph_ids: Sequence[Any] | None = None
+    feature_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.edges.ndim != 2 or self.edges.shape[1] != 2 or self.edges.is_floating_point():
@@ -64,6 +67,8 @@ class GraphData:
             raise InputError(f"{self.name}: edge {row + 1}: nodes {found}, expected numbers from 0 to {self.nodes - 1}")
         lengths = {f"label {name!r}": len(label) for name, label in self.labels.items()}
         if self.features is not None:
+            if len(self.features.shape) != 2:
+                raise InputError(f"{self.name}: features of shape {tuple(self.features.shape)}, expected (N, F)")
             lengths["features"] = self.features.shape[0]
         if self.graph_of is not None:
             lengths["graph_of"] = len(self.graph_of)
@@ -74,8 +79,32 @@ class GraphData:
         for what, values in {"types": self.edge_types, **of_edges}.items():
             if values is not None and len(values) != len(self.edges):
                 raise InputError(f"{self.name}: {what} of {len(values)} edges, expected {len(self.edges)}")
+        for name, nodes in self.splits.items():
+            wrong = (nodes < 0) | (nodes >= self.nodes)
+            if bool(wrong.any()):
+                one = int(nodes[wrong][0])
+                raise InputError(f"{self.name}: set {name!r}: node {one}, expected numbers from 0 to {self.nodes - 1}")
+        for name, values in {**self.labels, **self.edge_labels, **self.graph_labels}.items():
+            wrong = values.isinf() if values.is_floating_point() else values < -1
+            if bool(wrong.any()):
+                row = int(wrong.nonzero()[0])
+                expected = "a finite number" if values.is_floating_point() else "0 or above, or -1 where it is missing"
+                raise InputError(f"{self.name}: label {name!r}: row {row + 1}: {values[row].item()}, expected {expected}")
+        self._check_features()
         if self.graph_labels and self.graph_of is None:
             raise InputError(f"{self.name}: labels of graphs, expected graph_of too, which says whose nodes are whose")
+
+    def _check_features(self) -> None:
+        if isinstance(self.features, CSR):
+            wrong = None if self.features.values is None else ~self.features.values.isfinite()
+            if wrong is not None and bool(wrong.any()):
+                row = int(self.features.rows[wrong][0])
+                raise InputError(f"{self.name}: features: row {row + 1}: not a number, or infinite, expected finite numbers")
+        elif self.features is not None and not bool(self.features.isfinite().all()):
+            row, column = (~self.features.isfinite()).nonzero()[0].tolist()
+            name = repr(self.feature_names[column]) if self.feature_names else column + 1
+            found = self.features[row, column].item()
+            raise InputError(f"{self.name}: features: row {row + 1}, column {name}: {found}, expected a finite number")
 
     @property
     def graphs(self) -> int:
@@ -101,11 +130,11 @@ class GraphData:
             once = edges[:, 0] <= edges[:, 1]
             edges, types = edges[once], None if types is None else types[once]
         labels = {"y": data.y.squeeze(-1) if data.y.ndim == 2 else data.y} if data.y is not None else {}
-        splits = {
-            key.removesuffix("_mask"): value.nonzero()[:, 0]
-            for key, value in data.to_dict().items()
-            if key.endswith("_mask") and value.ndim == 1
-        }
+        masks = {key: value for key, value in data.to_dict().items() if key.endswith("_mask") and value.ndim == 1}
+        for key, mask in masks.items():
+            if len(mask) != data.num_nodes:
+                raise InputError(f"{name}: {key} of {len(mask)} nodes, expected {data.num_nodes}")
+        splits = {key.removesuffix("_mask"): mask.nonzero()[:, 0] for key, mask in masks.items()}
         return cls(name, int(data.num_nodes), edges, data.x, labels, {}, types, splits, None, directed)
 
     def to_pyg(self) -> Any:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polytask.data.examples import Inputs
 from polytask.data.graph.graph import GraphData
 from polytask.data.graph.nodes import split_rows
 from polytask.data.stream import generator
@@ -59,7 +60,7 @@ def split_links(graph: GraphData, validation: float = 0.1, test: float = 0.2, se
     edges = torch.stack([rows, columns], 1)[rows < columns]
     key = generator(seed, 0)
     held, tested, train = split_rows(edges, validation, test, key, f"{graph.name}: {len(edges)} edges")
-    negatives = non_edges(whole, len(held) + len(tested), key)
+    negatives = pairs_without_edge(graph, len(held) + len(tested), key)
     return LinkSplit(
         adjacency(train, graph.nodes), train, Links(held, negatives[: len(held)]), Links(tested, negatives[len(held) :])
     )
@@ -93,6 +94,14 @@ def non_edges(graph: CSR, count: int, generator: torch.Generator | None = None) 
     return torch.stack([ranks - j * (j - 1) // 2, j], 1)
 
 
+def pairs_without_edge(graph: GraphData, count: int, generator: torch.Generator) -> Tensor:
+    """As `non_edges`, of a graph whose directions are not looked at; the error names it."""
+    try:
+        return non_edges(adjacency(graph.edges, graph.nodes), count, generator)
+    except InputError as error:
+        raise InputError(f"{graph.name}: {error}") from error
+
+
 class LinkBatches:
     """A stream of `Links`: the training edges in random order, and as many pairs that are not linked, new in each epoch.
 
@@ -123,6 +132,28 @@ class LinkBatches:
         for k in range(skip, len(self)):
             chunk = slice(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world)
             yield Links(edges[order[chunk]], negatives[chunk])
+
+
+@dataclass(frozen=True, eq=False)
+class Unlinked:
+    """Some rows of links become pairs that are not linked, new for each generator: what `Examples.redraw` is for links.
+
+    As in `LinkBatches`, a held-out link may be among them: training knows nothing of which pairs those are.
+
+    Attributes:
+        graph: the training edges alone, symmetric.
+        rows: which rows of the inputs are such pairs.
+    """
+
+    graph: CSR
+    rows: slice
+
+    def __call__(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        """The inputs of `polytask.nn.graph.GraphEncoder` with other ``"ends"`` in these rows."""
+        assert not isinstance(inputs, Tensor)
+        ends = inputs["ends"].clone()
+        ends[self.rows] = non_edges(self.graph, self.rows.stop - self.rows.start, generator)
+        return {**inputs, "ends": ends}
 
 
 def distinct(free: int, count: int, generator: torch.Generator | None, taken: Tensor) -> Tensor:

@@ -82,23 +82,29 @@ def _numbers(path: Path, columns: int) -> Tensor:
     frame = _frame(path)
     if frame.width != columns:
         raise InputError(f"{path}: {frame.width} columns, expected {columns}")
+    whole = frame.select(pl.all().cast(pl.Int64, strict=False))
     for name in frame.columns:
-        if not frame[name].dtype.is_integer() or frame[name].null_count():
-            whole = frame[name].cast(pl.Int64, strict=False)
-            row = whole.is_null().arg_true()[0]
-            raise InputError(f"{path}: row {row + 1}: {frame[name][row]!r}, expected a whole number")
-    return torch.from_numpy(frame.cast(pl.Int64).to_numpy().copy())
+        wrong = whole[name].is_null()
+        if frame[name].dtype.is_float():
+            wrong |= whole[name].cast(pl.Float64) != frame[name]
+        _refuse(wrong, frame[name], path, "a whole number")
+    return torch.from_numpy(whole.to_numpy().copy())
 
 
 def _floats(path: Path, nodes: int) -> Tensor:
     frame = _frame(path)
     if len(frame) != nodes:
         raise InputError(f"{path}: {len(frame)} rows, expected {nodes}, one for each node")
+    numbers = frame.select(pl.all().cast(pl.Float32, strict=False))
     for name in frame.columns:
-        if not frame[name].dtype.is_numeric() or frame[name].null_count():
-            row = frame[name].cast(pl.Float64, strict=False).is_null().arg_true()[0]
-            raise InputError(f"{path}: row {row + 1}: {frame[name][row]!r}, expected a number")
-    return torch.from_numpy(frame.cast(pl.Float32).to_numpy().copy())
+        _refuse(~numbers[name].is_finite().fill_null(False), frame[name], path, "a finite number")
+    return torch.from_numpy(numbers.to_numpy().copy())
+
+
+def _refuse(wrong: pl.Series, column: pl.Series, path: Path, expected: str) -> None:
+    if wrong.any():
+        row = wrong.arg_true()[0]
+        raise InputError(f"{path}: row {row + 1}: {column[row]!r}, expected {expected}")
 
 
 def _frame(path: Path) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from polytask.data.graph.graph import GraphData
 from polytask.data.graph.targets import LEVELS
 from polytask.errors import InputError, quoted
 from polytask.nn.graph import questions
@@ -26,11 +27,20 @@ class GraphSchema:
     Attributes:
         levels: of each task: ``node``, ``link`` or ``graph``.
         nodes, graphs: their ids as text, in order of their numbers.
+        features: the columns of the nodes' features; ``None`` where they have no names.
     """
 
     levels: Mapping[str, str]
     nodes: Sequence[str]
     graphs: Sequence[str] = ()
+    features: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, graph: GraphData, levels: Mapping[str, str]) -> GraphSchema:
+        """The names in a graph, of whose nodes, links or graphs these tasks are."""
+        graphs = (graph.graph_ids or range(graph.graphs)) if "graph" in levels.values() else ()
+        nodes = graph.ids or range(graph.nodes)
+        return cls(levels, [str(one) for one in nodes], [str(one) for one in graphs], graph.feature_names)
 
     def level(self, columns: Sequence[str], name: str = "table") -> str:
         """What a table with these columns asks about.
@@ -83,11 +93,13 @@ class GraphSchema:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values; `from_json` reads them."""
-        return {"kind": "graph", "levels": dict(self.levels), "nodes": list(self.nodes), "graphs": list(self.graphs)}
+        features = None if self.features is None else list(self.features)
+        names = {"nodes": list(self.nodes), "graphs": list(self.graphs), "features": features}
+        return {"kind": "graph", "levels": dict(self.levels), **names}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GraphSchema:
-        return cls(values["levels"], values["nodes"], values["graphs"])
+        return cls(values["levels"], values["nodes"], values["graphs"], values.get("features"))
 
     @cached_property
     def _tables(self) -> dict[str, pl.DataFrame]:

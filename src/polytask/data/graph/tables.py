@@ -60,6 +60,7 @@ def read_graph_tables(
     given: dict[str, Tensor] = {}
     classes: dict[str, list[str]] = {}
     matrix: Tensor | None = None
+    columns: Sequence[str] = ()
     graph_of: Tensor | None = None
     graph_ids, of_graphs = None, {}
     if nodes is None:
@@ -122,6 +123,7 @@ def read_graph_tables(
         graph_of=graph_of,
         graph_labels=of_graphs,
         graph_ids=None if graph_ids is None else graph_ids.to_list(),
+        feature_names=None if matrix is None else list(columns),
     )
 
 
@@ -201,7 +203,12 @@ def _features(frame: pl.DataFrame, columns: list[str], type: str | None, path: P
                 )
         column = next(c for c in columns if frame[c][row] is None or frame[c][row] != frame[c][row])
         raise InputError(f"{path}: row {row + 1}, column {column!r}: missing, expected a number as feature")
-    return torch.from_numpy(frame.select(pl.col(columns).cast(pl.Float32)).to_numpy().copy())
+    numbers = torch.from_numpy(frame.select(pl.col(columns).cast(pl.Float32)).to_numpy().copy())
+    if bool(numbers.isinf().any()):
+        row, place = numbers.isinf().nonzero()[0].tolist()
+        found = frame[columns[place]][row]
+        raise InputError(f"{path}: row {row + 1}, column {columns[place]!r}: {found}, expected a number that float32 holds")
+    return numbers
 
 
 def _once(pairs: Tensor, kinds: Tensor | None, directed: bool) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from polytask.data.graph.graph import GraphData
 from polytask.data.table import FEW, TARGET_KINDS
 from polytask.errors import InputError, suggest
 from polytask.nn.graph import GRAPH, LINK, NODE
-from polytask.task import MISSING, Task
+from polytask.task import MISSING, Binary, Classification, Ordinal, Regression, Task
 
 LEVELS = {"node": NODE, "link": LINK, "graph": GRAPH}
 
@@ -57,13 +57,15 @@ class GraphTarget(NamedTuple):
             if self.kind not in (None, "binary"):
                 raise InputError(f"{graph.name}: task {self.text!r}: kind {self.kind!r}, expected binary")
             return Task.binary(EXISTS, classes=["no", "yes"]), torch.ones(len(graph.edges))
-        known = _labels_at(graph, self.level)
+        known = labels_at(graph, self.level)
         if self.column not in known:
-            raise InputError(f"{graph.name}: no label {self.column!r} of a {self.level}: {suggest(self.column, known)}")
+            others = suggest(self.column, known) if known else "there is none"
+            raise InputError(f"{graph.name}: no label {self.column!r} of a {self.level}: {others}")
         return _task(self, known[self.column], graph)
 
 
-def _labels_at(graph: GraphData, level: str) -> Mapping[str, Tensor]:
+def labels_at(graph: GraphData, level: str) -> Mapping[str, Tensor]:
+    """The labels that a graph has of its nodes, links or graphs, by column."""
     if level == "link":
         types = {} if graph.edge_types is None else {"type": graph.edge_types}
         return {**types, **graph.edge_labels}
@@ -78,12 +80,8 @@ def _task(target: GraphTarget, labels: Tensor, graph: GraphData) -> tuple[Task, 
             raise InputError(f"{where}: numbers with fractions, expected text or whole numbers for {kind}")
         return Task.regression(name, scale="standard"), labels.float()
     names = list(graph.classes.get(name, ()))
-    numbers = [_number(text) for text in names]
-    if kind == "regression" or (kind is None and len(names) > FEW and None not in numbers):
-        if not names or None in numbers:
-            raise InputError(f"{where}: names of classes, expected numbers for a regression")
-        values = torch.tensor([*(value for value in numbers if value is not None), float("nan")])
-        return Task.regression(name, scale="standard"), values[labels]
+    if kind == "regression" or (kind is None and len(names) > FEW and None not in map(_number, names)):
+        return Task.regression(name, scale="standard"), _numbers(labels, names, where)
     names = names or [str(k) for k in range(int(labels.max()) + 1)]
     if len(names) < 2:
         raise InputError(f"{where}: every label is {names[0] if names else 'missing'!r}, expected at least two classes")
@@ -93,6 +91,40 @@ def _task(target: GraphTarget, labels: Tensor, graph: GraphData) -> tuple[Task, 
         return Task.binary(name, classes=names), torch.where(labels < 0, torch.nan, labels.float())
     codes = torch.where(labels < 0, MISSING, labels)
     return (Task.ordinal if kind == "ordinal" else Task.classification)(name, classes=names), codes
+
+
+def labels_as(task: Task, level: str, graph: GraphData) -> Tensor:
+    """The labels of another graph for a task that is known: classes by their names, missing ones as the kind has them.
+
+    Of whether two nodes are linked: 1 for each edge.
+
+    Raises:
+        InputError: a class that the task has not, or numbers in place of classes, or the reverse.
+    """
+    if level == "link" and task.name == EXISTS and EXISTS not in graph.edge_labels:
+        return torch.ones(len(graph.edges))
+    labels = labels_at(graph, level)[task.name]
+    where = f"{graph.name}: label {task.name!r} of a {level}"
+    names = list(graph.classes.get(task.name, ()))
+    if isinstance(task, Regression):
+        return labels.float() if labels.is_floating_point() else _numbers(labels, names, where)
+    assert isinstance(task, Binary | Classification | Ordinal)
+    if labels.is_floating_point():
+        raise InputError(f"{where}: numbers with fractions, expected its classes: {', '.join(task.classes)}")
+    names = names or [str(k) for k in range(int(labels.max()) + 1)]
+    for one in names:
+        if one not in task.classes:
+            raise InputError(f"{where}: {one!r} is none of its classes: {suggest(one, task.classes)}")
+    codes = torch.tensor([*(list(task.classes).index(one) for one in names), MISSING])[labels]
+    return torch.where(codes == MISSING, torch.nan, codes.float()) if isinstance(task, Binary) else codes
+
+
+def _numbers(labels: Tensor, names: Sequence[str], where: str) -> Tensor:
+    """Classes whose names are numbers as these."""
+    numbers = [_number(text) for text in names]
+    if not names or None in numbers:
+        raise InputError(f"{where}: names of classes, expected numbers for a regression")
+    return torch.tensor([*(value for value in numbers if value is not None), float("nan")])[labels]
 
 
 def _number(text: str) -> float | None:

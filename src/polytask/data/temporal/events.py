@@ -30,8 +30,8 @@ class Events:
         rows: ``(E,)`` int64, the rows of the file, counted from 1; by default their places.
 
     Raises:
-        InputError: naming the row: a time before the one in front of it, or not finite; a number that no node can have.
-        Also tensors that do not fit one another.
+        InputError: naming the row: a time before the one in front of it, a time or a feature that is not finite, a number
+            that no node can have. Also tensors that do not fit one another.
     """
 
     name: str
@@ -60,6 +60,11 @@ class Events:
             self._refuse((column < 0) | (column > largest), what, column, f"a node from 0 to {largest}")
             object.__setattr__(self, what, column.long())
         self._refuse(~self.time.isfinite(), "time", self.time, "a finite number")
+        if self.features is not None:
+            if self.features.ndim != 2:
+                raise InputError(f"{self.name}: features of shape {tuple(self.features.shape)}, expected (E, F)")
+            wrong = ~self.features.isfinite()
+            self._refuse(wrong.any(1), "feature", self.features.where(wrong, 0).sum(1), "finite numbers")
         back = torch.zeros(count, dtype=torch.bool)
         back[1:] = self.time[1:] < self.time[:-1]
         self._refuse(back, "time", self.time, "none before that of the row in front of it")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from polytask.data.npz import read_npz
+from polytask.data.npz import integers, read_npz
 from polytask.data.temporal.events import LARGEST, Events
 from polytask.errors import InputError, quoted
 
@@ -101,15 +100,15 @@ def _read_npz(path: Path) -> _Columns:
             found = f"{arrays[name].shape} {arrays[name].dtype}" if name in arrays else "no such array"
             kind = "numbers" if name == "ts" else "integers"
             raise InputError(f"{path}: array {name!r}: {found}, expected {kind} of shape (E,)")
+    for name, dimensions in (("features", 2), ("labels", 1)):
+        if name in arrays and (arrays[name].ndim != dimensions or arrays[name].dtype.kind not in "iufb"):
+            shape = "(E, F)" if dimensions == 2 else "(E,)"
+            found = f"{arrays[name].shape} {arrays[name].dtype}"
+            raise InputError(f"{path}: array {name!r}: {found}, expected numbers of shape {shape}")
     given = {name: torch.from_numpy(arrays[name]).float() for name in ("features", "labels") if name in arrays}
-    source, destination = (torch.from_numpy(_signed(arrays[name])) for name in ("src", "dst"))
+    source, destination = (torch.from_numpy(integers(arrays[name])) for name in ("src", "dst"))
     time = torch.from_numpy(arrays["ts"].astype(np.float64))
     return _Columns(source, destination, time, given.get("features"), given.get("labels"))
-
-
-def _signed(array: NDArray[Any]) -> NDArray[np.int64]:
-    """As int64; what does not fit stays too large for a node."""
-    return (np.minimum(array, np.uint64(LARGEST + 1)) if array.dtype == np.uint64 else array).astype(np.int64)
 
 
 def _read_jodie(path: Path, bipartite: bool) -> _Columns:
@@ -129,8 +128,8 @@ def _read_jodie(path: Path, bipartite: bool) -> _Columns:
     labels = _numbers(frame, 3, "state label", pl.Float32, path) if frame.width > 3 else None
     each = [_numbers(frame, place, f"feature {place - 3}", pl.Float32, path) for place in range(4, frame.width)]
     if bipartite:
-        negative = item < 0
-        item = torch.where(negative, item, item + user.max() + 1)
+        wrong = (item < 0) | (item > LARGEST)
+        item = torch.where(wrong, item, item + user.max() + 1)
     return _Columns(user, item, time, torch.stack(each, 1) if each else None, labels)
 
 

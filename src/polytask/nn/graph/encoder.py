@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.nn.graph.augment import dropout
 from polytask.nn.graph.convolution import GCNConv, linear
 from polytask.nn.graph.csr import CSR, SparseBuffer
 from polytask.nn.graph.sampling import sample_neighbours
@@ -42,7 +43,7 @@ class GraphEncoder(nn.Module):
         graph_of: ``(M,)`` the number of the graph that each node belongs to, for questions about graphs.
         graphs: their number.
         width, depth: of the network.
-        dropout: of features of nodes.
+        dropout: of what each layer adds, and of the entries of sparse features, such as words, of which there are many.
         fanout: neighbours that are drawn.
     """
 
@@ -55,35 +56,27 @@ class GraphEncoder(nn.Module):
         *,
         width: int = 128,
         depth: int = 2,
-        dropout: float = 0.3,
+        dropout: float = 0.5,
         fanout: int = 10,
     ) -> None:
         super().__init__()
         self.width, self.depth, self.dropout, self.fanout = width, depth, dropout, fanout
-        self.graph = SparseBuffer(graph, stored=True)
-        self.members_of: SparseBuffer | None = None
-        if graph_of is not None:
-            nodes = torch.arange(len(graph_of))
-            self.members_of = SparseBuffer(CSR.from_entries(graph_of, nodes, (graphs, len(graph_of))), stored=True)
+        self._hold(graph, features, graph_of, graphs)
         self.table = nn.Embedding(graph.height, width) if features is None else None
-        self.sparse: SparseBuffer | None = None
-        if isinstance(features, CSR):
-            ones = torch.ones(len(features.columns)) if features.values is None else features.values
-            self.sparse = SparseBuffer(features.with_values(ones), stored=True)
         inputs = width if features is None else features.shape[1]
         if isinstance(features, Tensor):
             spread, centre = torch.std_mean(features, 0, correction=0)
-            self.register_buffer("features", features)
             self.register_buffer("centre", centre)
             self.register_buffer("spread", torch.where(spread > 0, spread, 1))
-        else:
-            self.features = None
         self.inwards = nn.Linear(inputs, width)
         self.layers = nn.ModuleList(GCNConv(width, width) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.pair = nn.Linear(3 * width, width)
         self.pool = nn.Linear(2 * width, width) if graph_of is not None else None
 
+    graph: SparseBuffer
+    members_of: SparseBuffer | None
+    sparse: SparseBuffer | None
     features: Tensor | None
     centre: Tensor
     spread: Tensor
@@ -132,6 +125,36 @@ class GraphEncoder(nn.Module):
         graph_of = None if graphs is None else torch.zeros(nodes, dtype=torch.int64)
         return cls(_empty(nodes, nodes, entries), features, graph_of, graphs or 0, **settings)
 
+    def look_at(
+        self, graph: CSR, features: Tensor | CSR | None = None, graph_of: Tensor | None = None, graphs: int = 0
+    ) -> None:
+        """From now on answer questions about another graph, by what was learned on the first.
+
+        Its features are standardised by the first graph's mean and deviation. Arguments are those of the class.
+
+        Raises:
+            InputError: the model knows its own nodes alone, or these features are not of the kind or number that it reads.
+        """
+        if self.table is not None:
+            raise InputError("a vector was learned for each node, without features: no other nodes are known")
+        kind, width = "dense" if self.sparse is None else "sparse", self.inwards.in_features
+        found = "no" if features is None else f"{features.shape[1]} {'dense' if isinstance(features, Tensor) else 'sparse'}"
+        if found != f"{width} {kind}":
+            raise InputError(f"{found} features of a node, expected {width} {kind} ones, as the model was trained on")
+        self._hold(graph, features, graph_of if self.pool is not None else None, graphs)
+        self.to(self.inwards.weight.device)
+
+    def _hold(self, graph: CSR, features: Tensor | CSR | None, graph_of: Tensor | None, graphs: int) -> None:
+        self.graph = SparseBuffer(graph, stored=True)
+        self.members_of = self.sparse = None
+        if graph_of is not None:
+            nodes = torch.arange(len(graph_of))
+            self.members_of = SparseBuffer(CSR.from_entries(graph_of, nodes, (graphs, len(graph_of))), stored=True)
+        if isinstance(features, CSR):
+            ones = torch.ones(len(features.columns)) if features.values is None else features.values
+            self.sparse = SparseBuffer(features.with_values(ones), stored=True)
+        self.register_buffer("features", features if isinstance(features, Tensor) else None)
+
     def _members(self, graphs: Tensor) -> tuple[Tensor, Tensor]:
         if self.members_of is None:
             raise InputError("a question about whole graphs, expected an encoder that was given graph_of")
@@ -167,7 +190,7 @@ class GraphEncoder(nn.Module):
             return rows
         if self.sparse is not None:
             matrix = self.sparse.matrix if nodes is None else self.sparse.matrix.take(nodes)
-            return linear(self.inwards, matrix)
+            return linear(self.inwards, dropout(matrix, self.dropout, self.training))
         assert self.features is not None
         features = self.features if nodes is None else self.features[nodes]
         standard: Tensor = self.inwards((features - self.centre) / self.spread)
