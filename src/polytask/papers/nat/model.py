@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch
 from polytask.errors import InputError
+from polytask.events import EventModel
 from polytask.nn.graph import NodeTable, Snapshot, TimeEncoding, alternating
-from polytask.papers._stream import EventModel
 from polytask.papers.nat.cache import NeighbourCache
 from polytask.papers.nat.joint import Pooling, Slots, join
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch, EventBatches, Events
 from polytask.errors import InputError
+from polytask.events import TGN, Embedded, node_embedding
 from polytask.nn.graph import TemporalMemory, Updated
-from polytask.papers._tgn import TGN, Embedded, node_embedding
 from polytask.papers.pres.memory import PresMemory, incoherence
 from polytask.papers.pres.released import ReleasedMemory, released_incoherence
 

@@ -1,4 +1,4 @@
-"""Temporal graph networks as a module that `polytask.fit` trains: the common ground of papers on streams of events."""
+"""Temporal graph networks as a module that `polytask.fit` trains."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch
 from polytask.errors import InputError, suggest
+from polytask.events.model import EventModel
 from polytask.nn.graph import (
     Around,
     AttentionEmbedding,
@@ -19,7 +20,6 @@ from polytask.nn.graph import (
     TimeProjection,
     Updated,
 )
-from polytask.papers._stream import EventModel
 
 EMBEDDINGS = ("attention", "identity", "time")
 
