@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from polytask.data.temporal import EventBatch
 from polytask.errors import InputError, suggest
 from polytask.events.model import EventModel
+from polytask.events.settings import EventSettings, event_models
 from polytask.nn.graph import (
     Around,
     AttentionEmbedding,
@@ -105,3 +107,21 @@ def node_embedding(
     if kind == "attention":
         return AttentionEmbedding(memory.width, memory.encode, memory.edge_width, **settings), neighbours
     return IdentityEmbedding() if kind == "identity" else TimeProjection(memory.width, gap), 0
+
+
+@event_models.add("tgn")
+@dataclass(frozen=True)
+class TGNSettings(EventSettings):
+    """TGN whose embedding attends to a node's last events.
+
+    Args:
+        width: of a state.
+        neighbours: how many of its last events the embedding sees of a node.
+    """
+
+    width: int = 72
+    neighbours: int = 10
+
+    def build(self) -> TGN:
+        memory = TemporalMemory(self.nodes, self.width, edge_width=self.edge_width)
+        return tgn(memory, neighbours=self.neighbours)
