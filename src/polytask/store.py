@@ -262,10 +262,10 @@ def _describe_tensor(tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def write_tensors(file: Path, content: nn.Module | Mapping[str, Tensor], path: Path) -> None:
-    """Write the state of a module, or tensors, to a file of the model ``path``; `InputError` where that fails."""
+def write_tensors(file: Path, content: Model | Mapping[str, Tensor], path: Path) -> None:
+    """Write the state of a model, or tensors, to a file of the model ``path``; `InputError` where that fails."""
     try:
-        if isinstance(content, nn.Module):
+        if isinstance(content, Model):
             safetensors.save_model(content, str(file))
         else:
             safetensors.save_file(dict(content), file)

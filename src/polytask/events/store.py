@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch as safetensors
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from polytask.data.temporal import EventSchema
 from polytask.errors import InputError
@@ -70,7 +71,7 @@ def save(
     path = Path(path)
     count, time = model.seen
     with replacing_folder(path) as folder:
-        write_tensors(folder / WEIGHTS, model, path)
+        write_tensors(folder / WEIGHTS, _tensors(model), path)
         write_json(folder / SCHEMA, schema.to_json())
         about = {
             **stamp(),
@@ -125,3 +126,10 @@ def load(path: Path | str) -> SavedEvents:
         reason = shorten(str(error), 300, placeholder=" ...")
         raise InputError(f"{path / WEIGHTS}: does not fit {what['class']} ({reason})") from error
     return SavedEvents(path, model.eval(), settings, schema, about)
+
+
+def _tensors(model: EventModel) -> dict[str, Tensor]:
+    """The model's state, what is shared under its first name: safetensors would choose one of its names by chance."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: value.detach() for name, value in state.items() if first.setdefault(id(value), name) == name}
