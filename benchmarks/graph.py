@@ -30,10 +30,9 @@ from torch import Tensor
 import polytask as pt
 from polytask.data.graph import GraphData, LinkBatches, Links, LinkSplit, load_graph, split_links
 from polytask.data.temporal import EventBatches, Events, load_events
+from polytask.events import EventModel, tgn
 from polytask.files import write_json, write_text
 from polytask.nn.graph import CSR, LastMessages, TemporalMemory, adjacency, alternating
-from polytask.papers._stream import EventModel
-from polytask.papers._tgn import tgn
 from polytask.papers.nat import NAT
 from polytask.papers.ncn import NCN, Encoder, LinkPredictor, preset
 from polytask.papers.ofa import OFA, Prompt, PromptNetwork, TextGraph, TextTask, prompted, with_negations

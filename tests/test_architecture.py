@@ -26,6 +26,7 @@ ORDER = [
     "training",
     "report store",
     "comparison export fitting predicting shrinking",
+    "events",
     "papers testing",  # floor 3
     "web",  # floor 4
     "cli",

@@ -100,7 +100,7 @@ def fit_and_save(
     run = run_folder(out)
     settings = recipe.settings_for(data)
     identity = _identity(data, recipe, settings, fabric)
-    _check_same_run(run, identity)
+    check_same_run(run, identity)
     if fabric.is_global_zero:
         write_json(run / IDENTITY, identity)
     model = recipe.build(data)
@@ -171,7 +171,7 @@ def rehearse(data: DataSet, out: Path | str, recipe: Recipe, *, fabric: Any = No
     check_replaceable(out)
     fabric = fabric or default_fabric()
     settings = recipe.settings_for(data)
-    _check_same_run(run_folder(out), _identity(data, recipe, settings, fabric))
+    check_same_run(run_folder(out), _identity(data, recipe, settings, fabric))
     if tensorboard:
         optional("tensorboard", "tensorboard")
     epochs = settings.pop("epochs", 0)
@@ -180,10 +180,10 @@ def rehearse(data: DataSet, out: Path | str, recipe: Recipe, *, fabric: Any = No
     parameters = sum(p.numel() for p in model.parameters())
     # A checkpoint holds weights, two moments and the best weights; the new one is written beside the old, then the model.
     needed = 9 * sum(p.numel() * p.element_size() for p in model.parameters())
-    free = _free_bytes(out)
+    free = free_bytes(out)
     if free < needed:
         raise InputError(f"{out}: its disk has {free:,} bytes free, the run needs about {needed:,}")
-    clock = _Clock()
+    clock = Clock()
     fit(
         model,
         data.train,
@@ -218,7 +218,7 @@ def _identity(data: DataSet, recipe: Recipe, settings: Mapping[str, Any], fabric
     return identity
 
 
-def _check_same_run(run: Path, identity: Mapping[str, Any]) -> None:
+def check_same_run(run: Path, identity: Mapping[str, Any]) -> None:
     """Raise `InputError` when the folder ``run`` has a checkpoint of a run that is not this one."""
     if not (run / CHECKPOINT).exists():
         return
@@ -232,7 +232,7 @@ def _check_same_run(run: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _free_bytes(out: Path) -> int:
+def free_bytes(out: Path) -> int:
     """The room on the disk of ``out``; `InputError` when nothing can be written there."""
     folder = out.absolute().parent
     while not folder.exists():
@@ -244,7 +244,7 @@ def _free_bytes(out: Path) -> int:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
 
 
-class _Clock:
+class Clock:
     """Hears of steps and takes the time between them."""
 
     def __init__(self) -> None:

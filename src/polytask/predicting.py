@@ -74,10 +74,7 @@ def predict_table(
         InputError: ``source`` cannot be read, lacks a column, or none of its rows can be read; ``out`` cannot be written.
     """
     source, out = Path(source), Path(out)
-    if out.suffix not in SINKS:
-        raise InputError(f"{out}: unknown type of file, expected one that ends in {', '.join(SINKS)}")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise InputError(f"{out}: is the input itself, expected another file to write")
+    check_output(source, out)
     if saved.schema is None:
         raise InputError(f"{saved.path}: is no model of a table or a graph, it has no schema")
     schema = saved.schema
@@ -98,17 +95,32 @@ def predict_table(
                 done.rows += len(columns[ROW])
                 yield pl.DataFrame(columns)
 
-    stream = frames()
-    first = next(stream, None)
+    write_frames(frames(), source, out, done)
+    return done
+
+
+def check_output(source: Path, out: Path) -> None:
+    """Raise `InputError` unless predictions of the rows of ``source`` can be written to ``out``."""
+    if out.suffix not in SINKS:
+        raise InputError(f"{out}: unknown type of file, expected one that ends in {', '.join(SINKS)}")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"{out}: is the input itself, expected another file to write")
+
+
+def write_frames(frames: Iterator[pl.DataFrame], source: Path, out: Path, done: Predicted) -> None:
+    """Write frames of one schema to ``out``, beside it first; each is made when the one before it is on its way.
+
+    Raises `InputError` when there is none, since no row of ``source`` can be read, or ``out`` cannot be written.
+    """
+    first = next(frames, None)
     if first is None:
         raise InputError(f"{source}: none of its {done.bad} rows can be read, expected some")
-    frame = register_io_source(lambda *_: chain([first], stream), schema=first.schema)
+    frame = register_io_source(lambda *_: chain([first], frames), schema=first.schema)
     with replacing(out) as temporary:
         try:
             SINKS[out.suffix](frame, temporary)
         except pl.exceptions.PolarsError as error:
             raise InputError(f"{out}: cannot be written ({error})") from error
-    return done
 
 
 def read_examples(saved: Saved, source: Path | str, *, separator: str | None = None) -> Examples:

@@ -39,6 +39,9 @@ FORMAT = 1
 
 ABOUT, WEIGHTS, SCHEMA, SCHEMA_TENSORS = "model.json", "model.safetensors", "schema.json", "schema.safetensors"
 
+EVENTS = "events"
+"""The part of ``model.json`` that says what a model of events is, in the place of encoder and sharing."""
+
 encoders: Register[Callable[..., nn.Module]] = Register("encoder")
 """Encoders that `load` builds again by name, from what their method ``settings()`` returned. Add your own class with
 ``@polytask.store.encoders.add("name")``, or pass a built one to `load`."""
@@ -95,13 +98,11 @@ def save(
     with replacing_folder(path) as folder:
         tensors = {WEIGHTS: model, **({SCHEMA_TENSORS: schema.tensors()} if schema is not None else {})}
         for name, content in tensors.items():
-            _write_tensors(folder / name, content, path)
+            write_tensors(folder / name, content, path)
         if schema is not None:
             write_json(folder / SCHEMA, schema.to_json())
         about = {
-            "format": FORMAT,
-            "polytask": __version__,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            **stamp(),
             "tasks": [task.to_dict() for task in model.tasks.values()],
             "encoder": _describe_encoder(model.encoder),
             "width": model.width,
@@ -118,15 +119,10 @@ def save(
             "inputs": _describe_inputs(dataset.train.inputs) if dataset is not None else before.get("inputs"),
             "data": {"name": dataset.name, **dataset.provenance} if dataset is not None else before.get("data"),
             "recipe": dict(recipe or {}),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()},
             "files": {file.name: sha256(file) for file in sorted(folder.iterdir())},
         }
         write_json(folder / ABOUT, finite(about))
-        for kept in beside:
-            if kept.is_dir():
-                shutil.copytree(kept, folder / kept.name)
-            else:
-                shutil.copy2(kept, folder)
+        keep(beside, folder)
 
 
 def load(path: Path | str, encoder: nn.Module | None = None) -> Saved:
@@ -143,12 +139,9 @@ def load(path: Path | str, encoder: nn.Module | None = None) -> Saved:
     """
     path = Path(path)
     about = read_about(path)
-    for name, expected in about["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise InputError(f"{file}: is missing, {ABOUT} lists it")
-        if sha256(file) != expected:
-            raise InputError(f"{file}: damaged or altered: its SHA-256 differs from the one in {ABOUT}, {expected}")
+    if EVENTS in about:
+        raise InputError(f"{path}: is a model of events, which evaluate, predict and explain take (polytask.events.load)")
+    check_files(path, about)
     tensors = _read_tensors(path / WEIGHTS)
     try:
         tasks = [Task.from_dict(values) for values in about["tasks"]]
@@ -188,10 +181,40 @@ def read_about(path: Path | str) -> dict[str, Any]:
             f"{path / ABOUT}: format {number}, written by polytask {about.get('polytask')}; "
             f"polytask {__version__} reads formats up to {FORMAT}: upgrade polytask"
         )
-    missing = [key for key in ("tasks", "encoder", "width", "sharing", "parameters", "recipe", "files") if key not in about]
+    parts = (EVENTS,) if EVENTS in about else ("encoder", "width", "sharing")
+    missing = [key for key in ("tasks", *parts, "parameters", "recipe", "files") if key not in about]
     if missing:
         raise InputError(f"{path / ABOUT}: does not describe a model (no {', '.join(missing)})")
     return about
+
+
+def check_files(path: Path, about: Mapping[str, Any]) -> None:
+    """Raise `InputError` where a file of the model in ``path`` is missing, or is not what ``about`` says."""
+    for name, expected in about["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise InputError(f"{file}: is missing, {ABOUT} lists it")
+        if sha256(file) != expected:
+            raise InputError(f"{file}: damaged or altered: its SHA-256 differs from the one in {ABOUT}, {expected}")
+
+
+def stamp() -> dict[str, Any]:
+    """By what, when and where a model's folder is written."""
+    return {
+        "format": FORMAT,
+        "polytask": __version__,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()},
+    }
+
+
+def keep(beside: Iterable[Path], folder: Path) -> None:
+    """Copy files and folders into a model's folder."""
+    for kept in beside:
+        if kept.is_dir():
+            shutil.copytree(kept, folder / kept.name)
+        else:
+            shutil.copy2(kept, folder)
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:
@@ -239,7 +262,8 @@ def _describe_tensor(tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _write_tensors(file: Path, content: Model | Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(file: Path, content: Model | Mapping[str, Tensor], path: Path) -> None:
+    """Write the state of a model, or tensors, to a file of the model ``path``; `InputError` where that fails."""
     try:
         if isinstance(content, Model):
             safetensors.save_model(content, str(file))

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from polytask.data import DataSet, Examples
+    from polytask.data.temporal import EventData
     from polytask.store import Saved
     from polytask.task import Task
     from polytask.training import Metrics
 
 Options = TypeVar("Options")
 
-DATA_HELP = "A table (CSV, TSV, gzip too, Parquet, Arrow), 'multidigits', a folder of idx image files, or a graph."
+DATA_HELP = "A table (CSV, TSV, gzip too, Parquet, Arrow), 'multidigits', a folder of idx image files, a graph, or events."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +191,7 @@ def tell(lines: Sequence[str], style: str = "") -> None:
         console.print(Text(line, style=style), soft_wrap=True)
 
 
-def tell_about(data: DataSet) -> None:
+def tell_about(data: DataSet | EventData) -> None:
     """Print what a data set's columns were taken for and what to be wary of, on standard error."""
     sizes = ", ".join(f"{len(getattr(data, part)):,} {part}" for part in ("train", "validation", "test"))
     tell([f"{data.name}: {sizes} rows", *data.provenance.get("report", [])], "dim")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polytask.cli import events
 from polytask.cli.data import DataOptions, accepts, metrics_table, show, tell, tell_about
+from polytask.errors import InputError
 
 if TYPE_CHECKING:
     from polytask.fitting import Recipe
@@ -19,6 +21,18 @@ class FitOptions(DataOptions):
     """How to train, and where."""
 
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The folder to save.", show_default=False)]
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            "--events",
+            metavar="FILE",
+            help="In place of DATA: events in time, a table with source, target and timestamp, JODIE's .csv, or .npz.",
+            show_default=False,
+        ),
+    ] = None
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Of events: tgn, pres or nat.", show_default="tgn")
+    ] = None
     method: Annotated[
         str, typer.Option("--method", "-m", metavar="NAME", help="SHARING, BALANCER, or SHARING+BALANCER.")
     ] = "hard+equal"
@@ -51,6 +65,8 @@ class FitOptions(DataOptions):
         from polytask.fitting import Recipe
         from polytask.method import Method
 
+        if self.model is not None and self.events is None:
+            raise InputError(f"--model {self.model} is for --events; choose a way of sharing by --method")
         names = ("steps", "epochs", "batch_size", "lr", "accumulate", "clip", "monitor", "patience", "conflicts")
         settings = {name: getattr(self, name) for name in names}
         return Recipe(Method.parse(self.method), self.seed, {k: v for k, v in settings.items() if v is not None})
@@ -72,6 +88,8 @@ def fit(options: FitOptions) -> None:
     """
     from polytask.fitting import fit_and_save, run_folder
 
+    if options.events is not None:
+        return events.fit(options)
     recipe, fabric = options.recipe(), options.fabric()
     data = options.load()
     fabric.launch()
@@ -97,17 +115,20 @@ def validate(options: FitOptions) -> None:
     from polytask.fitting import rehearse
     from polytask.training import fabric
 
-    recipe = options.recipe()
-    options.fabric()  # refuses devices that are not there
-    data = options.load()
-    tell_about(data)
-    one = fabric(precision=options.precision)
-    found = rehearse(data, options.out, recipe, fabric=one, tensorboard=options.tensorboard)
+    if options.events is not None:
+        found, name, tasks = events.rehearse(options), options.model or "tgn", "links"
+    else:
+        recipe = options.recipe()
+        options.fabric()  # refuses devices that are not there
+        data = options.load()
+        tell_about(data)
+        one = fabric(precision=options.precision)
+        found = rehearse(data, options.out, recipe, fabric=one, tensorboard=options.tensorboard)
+        name, tasks = recipe.method.name, ", ".join(task.name for task in data.tasks)
     seconds = found.steps * found.step_seconds
-    tasks = ", ".join(task.name for task in data.tasks)
     tell(
         [
-            f"model: {recipe.method.name}, {found.parameters:,} parameters for {tasks}",
+            f"model: {name}, {found.parameters:,} parameters for {tasks}",
             f"steps: {found.steps:,} at {1000 * found.step_seconds:.1f} ms, about {seconds:.0f} s on one device, "
             "without evaluations",
             f"disk:  {found.disk_bytes / 1e6:,.0f} MB needed at most, {found.free_bytes / 1e6:,.0f} MB free",

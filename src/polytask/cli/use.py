@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polytask.cli import events
 from polytask.cli.data import DATA_HELP, labelled, metrics_table, plain_table, show, show_json, tell
+from polytask.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,11 +30,14 @@ def evaluate(model: Model, data: Data, separator: Separator = None, json: Json =
     """Measure a saved model on labelled data.
 
     Of a table every labelled row counts, of image data the test split. Of a model's own graph the test split counts, of
-    another graph every labelled node and graph, and 30 % of the links, which the model is not shown.
+    another graph every labelled node and graph, and 30 % of the links, which the model is not shown. Of events
+    all of a file count, which come after those that the model's memory has seen.
     """
     from polytask.store import load
     from polytask.training import evaluate as measure
 
+    if events.is_model(model):
+        return events.evaluate(model, Path(data), separator, json)
     saved = load(model)
     examples = labelled(saved, data, separator)
     metrics = measure(saved.model, examples)
@@ -61,11 +66,24 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    observe: Annotated[
+        Path | None,
+        typer.Option(
+            "--observe",
+            metavar="MODEL2",
+            help="Of events: let each row enter the memory after it was scored, and save the model in this folder.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Rows of --observe that are scored before they enter; more is faster, and sees less.")
+    ] = 1,
 ) -> None:
     """Predict every row of a table of any size.
 
     The output has a column with the row's number, and for each task the class and its probabilities, or the value. Rows
     that cannot be read are reported by number on standard error and are not in the output; the exit code is then 3.
+    A model of events says of each row's source, target and timestamp how probable the event is, by what its memory has seen.
     """
     from polytask.predicting import on_graph, predict_table
     from polytask.store import load
@@ -73,10 +91,17 @@ def predict(
     def report(row: int, reason: str) -> None:
         tell([f"{data}: row {row}: {reason}"], "yellow")
 
-    saved = load(model)
-    if graph is not None:
-        saved = on_graph(saved, graph)
-    done = predict_table(saved, data, out, separator=separator, on_bad=report)
+    if events.is_model(model):
+        if graph is not None:
+            raise InputError(f"{model}: --graph is for models of graphs")
+        done = events.predict(model, data, out, observe, batch, separator, report)
+    elif observe is not None:
+        raise InputError(f"{model}: --observe is for models of events")
+    else:
+        saved = load(model)
+        if graph is not None:
+            saved = on_graph(saved, graph)
+        done = predict_table(saved, data, out, separator=separator, on_bad=report)
     unread = f", {done.bad:,} could not be read" if done.bad else ""
     tell([f"{out}: {done.rows:,} rows predicted{unread}"])
     if done.bad:
@@ -100,7 +125,7 @@ def explain(model: Model, json: Json = False) -> None:
     data = about["data"] or {}
     sections = {
         "recipe": {key: value for key, value in about["recipe"].items() if key not in ("validation", "test")},
-        "model": {"encoder": about["encoder"], "sharing": about["sharing"], "inputs": about["inputs"]},
+        "model": {key: about.get(key) for key in ("events", "encoder", "sharing", "inputs")},
         "data": {key: value for key, value in data.items() if key not in ("report", "warnings")},
         "versions": {
             "polytask": about["polytask"],

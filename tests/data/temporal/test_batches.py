@@ -51,3 +51,11 @@ def test_a_past_that_comes_later_and_empty_streams_are_refused() -> None:
         EventBatches(events[:0], 5)
     with pytest.raises(InputError, match="103 events in batches of 0"):
         EventBatches(events, 0)
+
+
+def test_a_stream_may_go_on_from_events_that_are_not_at_hand() -> None:
+    events = stream()
+    batches = EventBatches(events, 10, before=200, destinations=torch.tensor([3, 5]))
+    seen = list(batches.epoch(0))
+    assert [batch.position for batch in seen[:2]] == [200, 210] and not seen[0].begins
+    assert torch.cat([batch.negative for batch in seen]).unique().tolist() == [3, 5]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
@@ -86,18 +86,36 @@ def read_table(
     return frame
 
 
-def read_rows(path: Path | str, schema: Reads, *, separator: str | None = None) -> Iterator[Chunk]:
+def read_rows(
+    path: Path | str,
+    schema: Reads,
+    *,
+    separator: str | None = None,
+    names: Sequence[str] | None = None,
+    header: bool = True,
+) -> Iterator[Chunk]:
     """The rows of a file that ``schema`` can transform, chunk by chunk in constant memory; unreadable rows by number.
 
     A row is unreadable when it has the wrong number of fields, bytes that are not UTF-8, or a value that does not fit its
     column's kind. Each chunk's frame has the types that `Schema.transform` takes.
+
+    Args:
+        path, separator: as for `read_table`.
+        schema: what the rows are for.
+        names: of a text file's columns, where its header does not name them.
+        header: whether a text file has one.
 
     Raises:
         InputError: the file itself cannot be read, or lacks a column of the schema.
     """
     path = Path(path)
     kind = _format(path)
-    chunks = _csv_chunks(path, separator) if kind == "csv" else _frame_chunks(path, kind)
+    chunks = _csv_chunks(path, separator, names, header) if kind == "csv" else _frame_chunks(path, kind)
+    yield from readable(chunks, schema, path)
+
+
+def readable(chunks: Iterable[Chunk], schema: Reads, path: Path) -> Iterator[Chunk]:
+    """Chunks of the file at ``path`` without the rows that ``schema`` cannot transform, which are among the bad ones."""
     for chunk in chunks:
         schema.check_columns(chunk.frame.columns, str(path))
         misfit = schema.misfits(chunk.frame)
@@ -107,6 +125,22 @@ def read_rows(path: Path | str, schema: Reads, *, separator: str | None = None) 
         fits = pl.Series([i not in misfit for i in range(len(chunk.frame))], dtype=pl.Boolean)
         bad = chunk.bad | {int(chunk.rows[i]): reason for i, reason in misfit.items()}
         yield Chunk(chunk.frame.filter(fits), chunk.rows.filter(fits), dict(sorted(bad.items())))
+
+
+def first_fields(path: Path | str, separator: str | None = None) -> list[list[str]]:
+    """The fields of a text file's first two lines, for who reads columns by their place; none of a file of another kind.
+
+    Raises `InputError` where the file cannot be read.
+    """
+    path = Path(path)
+    if _format(path) != "csv":
+        return []
+    try:
+        with _open(path) as file:
+            lines = [file.readline(LONGEST).decode("utf-8-sig") for _ in range(2)]
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read as text ({_first_line(error)})") from error
+    return list(csv.reader(lines, delimiter=_separator(path, separator)))
 
 
 def _format(path: Path) -> str:
@@ -208,13 +242,16 @@ def _frame_chunks(path: Path, kind: str) -> Iterator[Chunk]:
         raise InputError(f"{path}: damaged or truncated, not a whole {kind} file ({_first_line(error)})") from error
 
 
-def _csv_chunks(path: Path, separator: str | None) -> Iterator[Chunk]:
+def _csv_chunks(
+    path: Path, separator: str | None, names: Sequence[str] | None = None, header: bool = True
+) -> Iterator[Chunk]:
     separator = _separator(path, separator)
-    names = _header(path, separator)
+    names = names or _header(path, separator)
     start = 1
     try:
         with _open(path) as file:
-            file.readline()
+            if header:
+                file.readline()
             for block in _whole_rows(file, path):
                 chunk, count = _parse(block, names, separator, start)
                 start += count

@@ -80,7 +80,7 @@ class EventBatches:
     each epoch, and a function of the seed, the epoch and the batch.
 
     A model that keeps a state goes through it in this order. It begins anew at the first batch of a stream without
-    ``past``, and goes on from where it stands at that of a stream with one.
+    ``past``, and goes on from where it stands at that of a stream with one, or one of which it has seen ``before``.
 
     Args:
         events: at least one.
@@ -89,6 +89,8 @@ class EventBatches:
         known: the training events, for inductive negatives.
         negatives: one of `polytask.data.temporal.NEGATIVES`.
         seed: of the negatives.
+        before: how many events came before, where ``past`` is not at hand.
+        destinations: of random negatives; by default those of ``past`` and ``events``.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class EventBatches:
         known: Events | None = None,
         negatives: str = "random",
         seed: int = 0,
+        before: int = 0,
+        destinations: Tensor | None = None,
     ) -> None:
         if batch_size < 1 or len(events) == 0:
             raise InputError(f"{events.name}: {len(events)} events in batches of {batch_size}, expected at least 1 of each")
@@ -109,7 +113,8 @@ class EventBatches:
                 f"{past.time[-1].item()} in row {int(past.rows[-1])}, expected events after it"
             )
         self.events, self.batch_size, self.seed = events, batch_size, seed
-        self.negatives = Negatives(events, past, known, negatives)
+        self.negatives = Negatives(events, past, known, negatives, destinations)
+        self.before = before + self.negatives.before
 
     def __len__(self) -> int:
         return -(-len(self.events) // self.batch_size)
@@ -128,5 +133,5 @@ class EventBatches:
                 None if events.labels is None else events.labels[part],
                 negative,
                 sources,
-                self.negatives.before + start,
+                self.before + start,
             )

@@ -30,17 +30,23 @@ class Negatives:
         past: the events before them.
         known: the training events; by default ``past``, or none.
         kind: one of `NEGATIVES`.
+        destinations: to draw from at random; by default those up to the end of ``events``.
     """
 
     def __init__(
-        self, events: Events, past: Events | None = None, known: Events | None = None, kind: str = "random"
+        self,
+        events: Events,
+        past: Events | None = None,
+        known: Events | None = None,
+        kind: str = "random",
+        destinations: Tensor | None = None,
     ) -> None:
         if kind not in NEGATIVES:
             raise InputError(f"unknown negatives {kind!r}: {suggest(kind, NEGATIVES)}")
         self.events, self.kind = events, kind
         self.before = 0 if past is None else len(past)
         whole = events if past is None else Events.joined([past, events])
-        self.destinations = torch.unique(whole.destination)
+        self.destinations = torch.unique(whole.destination) if destinations is None else destinations
         if kind == "random":
             return
         known = known or past

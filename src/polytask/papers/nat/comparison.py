@@ -10,10 +10,9 @@ from torch import Tensor
 
 from polytask.claim import Measurements
 from polytask.data.temporal import EventBatches, Events, EventSplit, hide_nodes, load_events, split_events
+from polytask.events import EventModel, tgn
 from polytask.measure import pooled
 from polytask.nn.graph import TemporalMemory
-from polytask.papers._stream import EventModel
-from polytask.papers._tgn import tgn
 from polytask.papers.nat.heuristics import HEURISTICS, scores
 from polytask.papers.nat.model import NAT
 from polytask.training import fit

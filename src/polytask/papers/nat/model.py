@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch
 from polytask.errors import InputError
+from polytask.events import EventModel, EventSettings, event_models
 from polytask.nn.graph import NodeTable, Snapshot, TimeEncoding, alternating
-from polytask.papers._stream import EventModel
 from polytask.papers.nat.cache import NeighbourCache
 from polytask.papers.nat.joint import Pooling, Slots, join
 
@@ -232,3 +233,24 @@ class NAT(EventModel):
         if len(batch) > self.log.nodes:
             raise InputError(f"a batch of {len(batch)} events, expected at most the {self.log.nodes} that are remembered")
         self.log.write(number % self.log.nodes, event=number, feature=batch.features)
+
+
+@event_models.add("nat")
+@dataclass(frozen=True)
+class NATSettings(EventSettings):
+    """NAT; its times are those since an event, which the next day's events have too.
+
+    Args:
+        width, sizes, state_width, vector_width, time_width, times, seed: of `NAT`.
+    """
+
+    width: int = 32
+    sizes: Sequence[int] = (32, 16)
+    state_width: int = 72
+    vector_width: int = 4
+    time_width: int = 8
+    times: str = "since"
+    seed: int = 0
+
+    def build(self) -> NAT:
+        return NAT(**asdict(self))

@@ -23,8 +23,8 @@ from __future__ import annotations
 from functools import partial
 
 from polytask.claim import Claim
+from polytask.events import TGN, tgn
 from polytask.paper import Paper, Scale
-from polytask.papers._tgn import TGN, tgn
 from polytask.papers.pres.comparison import ARMS, FILES, measure
 from polytask.papers.pres.increments import Increments
 from polytask.papers.pres.memory import PresMemory, incoherence

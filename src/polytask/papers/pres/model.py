@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch, EventBatches, Events
 from polytask.errors import InputError
+from polytask.events import TGN, Embedded, EventSettings, event_models, node_embedding
 from polytask.nn.graph import TemporalMemory, Updated
-from polytask.papers._tgn import TGN, Embedded, node_embedding
 from polytask.papers.pres.memory import PresMemory, incoherence
 from polytask.papers.pres.released import ReleasedMemory, released_incoherence
 
@@ -89,6 +90,25 @@ def pres(
         chosen = {"components": components, "gate": gate, "span": span, "drawn": drawn, "anchors": anchors}
         memory = PresMemory(nodes, width, **chosen, **common)  # type: ignore[arg-type]
     return PRES(memory, *node_embedding(memory, embedding, **settings), beta)
+
+
+@event_models.add("pres")
+@dataclass(frozen=True)
+class PRESSettings(EventSettings):
+    """PRES whose embedding attends to a node's last events.
+
+    Args:
+        width, neighbours, gate, beta, span: of `pres`.
+    """
+
+    width: int = 72
+    neighbours: int = 10
+    gate: float = 0.5
+    beta: float = 0.1
+    span: str = "time"
+
+    def build(self) -> PRES:
+        return pres(**asdict(self))
 
 
 def pending(source: Tensor, destination: Tensor) -> Tensor:

@@ -102,6 +102,16 @@ class EventModel(nn.Module):
         self._last = None  # what was observed once is not undone by the same events
 
     @torch.no_grad()
+    def follow(self, batch: EventBatch) -> Tensor:
+        """``(B,)`` logits of a batch's events, by what was before the batch; then they enter the state."""
+        batch = self._enter(batch)
+        found = self.read(torch.cat([batch.source, batch.destination]), batch.time.repeat(2))
+        place = torch.arange(len(batch), device=batch.source.device)
+        logits = self.logits(found, place, place + len(batch))
+        self._leave(batch, found)
+        return logits
+
+    @torch.no_grad()
     def evaluate(self, events: EventBatches, *, by_batch: bool = False) -> dict[str, dict[str, float]]:
         """``{"links": {"ap": ..., "auc": ...}}``, higher is better; what `polytask.fit` can monitor.
 
@@ -138,6 +148,11 @@ class EventModel(nn.Module):
             yield
         finally:
             self._put_back(before)
+
+    @property
+    def seen(self) -> tuple[int, float]:
+        """How many events the state has seen, and the time of the last."""
+        return int(self.clock.column("count")[0]), float(self.clock.column("time")[0])
 
     def reset(self, start: float = 0.0) -> None:
         """Forget the stream; another one begins at time ``start``."""

@@ -1,7 +1,8 @@
-"""Temporal graph networks as a module that `polytask.fit` trains: the common ground of papers on streams of events."""
+"""Temporal graph networks as a module that `polytask.fit` trains."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from polytask.data.temporal import EventBatch
 from polytask.errors import InputError, suggest
+from polytask.events.model import EventModel
+from polytask.events.settings import EventSettings, event_models
 from polytask.nn.graph import (
     Around,
     AttentionEmbedding,
@@ -19,7 +22,6 @@ from polytask.nn.graph import (
     TimeProjection,
     Updated,
 )
-from polytask.papers._stream import EventModel
 
 EMBEDDINGS = ("attention", "identity", "time")
 
@@ -105,3 +107,21 @@ def node_embedding(
     if kind == "attention":
         return AttentionEmbedding(memory.width, memory.encode, memory.edge_width, **settings), neighbours
     return IdentityEmbedding() if kind == "identity" else TimeProjection(memory.width, gap), 0
+
+
+@event_models.add("tgn")
+@dataclass(frozen=True)
+class TGNSettings(EventSettings):
+    """TGN whose embedding attends to a node's last events.
+
+    Args:
+        width: of a state.
+        neighbours: how many of its last events the embedding sees of a node.
+    """
+
+    width: int = 72
+    neighbours: int = 10
+
+    def build(self) -> TGN:
+        memory = TemporalMemory(self.nodes, self.width, edge_width=self.edge_width)
+        return tgn(memory, neighbours=self.neighbours)

@@ -9,8 +9,8 @@ import torch
 import polytask as pt
 from polytask.data.temporal import EventBatch, EventBatches, Events, split_events
 from polytask.errors import InputError
+from polytask.events import EMBEDDINGS, TGN, tgn
 from polytask.nn.graph import TemporalMemory
-from polytask.papers._tgn import EMBEDDINGS, TGN, tgn
 
 
 def stream(count: int = 120, width: int = 2, start: float = 0.0, seed: int = 0) -> Events:
