@@ -23,7 +23,7 @@ for group in (compare, train, use, shrink, merge, interference, serve, papers):
 
 def main() -> None:
     """Run the command line; `PolytaskError` becomes one line on standard error and exit code 2, Ctrl-C becomes 130."""
-    # Loading torch makes a million objects that stay: the collector would walk them time and again, and once more at the end.
+    # Loading torch makes a million objects that stay: the collector would walk them time and again, and at the end.
     gc.set_threshold(100_000, 50, 100)
     try:
         app()
