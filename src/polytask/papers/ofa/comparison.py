@@ -22,7 +22,7 @@ from polytask.papers.ofa.network import PromptNetwork, mlp
 from polytask.papers.ofa.task import TextTask
 from polytask.training import fit
 
-HIDDEN, LAYERS, BATCH, EPOCHS, EVERY, LR = 96, 3, 64, 8, 2, 1e-3
+HIDDEN, LAYERS, BATCH, EPOCHS, EVERY, LR = 96, 3, 64, 16, 2, 1e-3
 """``EVERY``: epochs between evaluations. The paper's joint model has a width of 768, 7 layers, batches of 512 and 50 epochs,
 at the same learning rate."""
 TRAIN, VALIDATION, TEST = 1000, 300, 600
