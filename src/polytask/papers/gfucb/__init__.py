@@ -132,7 +132,7 @@ PAPER = Paper(
         ),
         Claim(
             name="finite horizons",
-            statement=f"{COUNT} tasks of {HORIZON} steps that share an unknown representation have less regret than each alone",
+            statement=f"{COUNT} tasks of {HORIZON} steps with one unknown representation have less regret than each alone",
             run=measure_episodes,
             method="episodes joint",
             baseline="episodes independent",
