@@ -116,11 +116,12 @@ PAPER = Paper(
         ),
         _claim(
             name="optimism",
-            statement="optimism has less regret than acting greedily, with some actions drawn, on the same representation",
+            statement="optimism has less regret than acting greedily on the same representation",
             method="joint regret",
             baseline="greedy regret",
             claimed="",
-            comment=_COMMENT + " The paper does not compare the two, as far as is known.",
+            comment=_COMMENT
+            + " Greedy was best without any action drawn. The paper does not compare the two, as far as is known.",
         ),
         _claim(
             name="known representation",
