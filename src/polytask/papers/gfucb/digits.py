@@ -20,7 +20,7 @@ TASKS, CLASSES, ACTIONS, ROUNDS, NOISE = 10, 10, 5, 300, 0.2
 """Tasks, classes and coordinates of the representation, images in a round, rounds, and the deviation of rewards."""
 RADII, CHANCES = (0.001, 0.01, 0.1, 1.0), (0.0, 0.02, 0.05, 0.1)
 """What an arm may explore by: the radius of its confidence set, or, of the greedy one, the chance to draw an action."""
-CHOSEN = {"joint": 1.0, "greedy": 0.0, "independent": 0.1, "pixels": 0.001, "oracle": 1.0, "joint of 4": 0.1}
+CHOSEN = {"joint": 1.0, "greedy": 0.0, "independent": 0.01, "pixels": 0.001, "oracle": 1.0, "joint of 4": 0.1}
 """Of each arm, the best of its four values on the rounds of `tuned`."""
 TUNING, TUNING_ROUNDS = (1000,), 150
 """Seeds of these rounds, which are not the claims', and how many there are of each."""
@@ -86,12 +86,14 @@ def player(arm: str, value: float, seed: int, encoder: Callable[[], nn.Module], 
         return Greedy(network(seed, TASKS, encoder), value, seed=seed, **settings), TASKS
     if arm in ("pixels", "oracle"):
         return FiniteClass([with_constant if arm == "pixels" else classes], TASKS, value, joint=False), TASKS
-    optimistic = partial(Linearised, beta=value, sketch=SKETCH, **settings)
+
+    def optimistic(tasks: int, seed: int) -> Linearised:
+        return Linearised(network(seed, tasks, encoder), value, sketch=SKETCH, seed=seed, **settings)
+
     if arm == "independent":
-        alone = [optimistic(network(seed + i, 1, encoder), seed=seed + i) for i in range(TASKS)]
-        return Independent(alone), TASKS
+        return Independent([optimistic(1, seed + i) for i in range(TASKS)]), TASKS
     tasks = TASKS if arm == "joint" else 4
-    return optimistic(network(seed, tasks, encoder), seed=seed), tasks
+    return optimistic(tasks, seed), tasks
 
 
 def measure(seed: int, data: Path, rounds: int = ROUNDS) -> Measurements:
