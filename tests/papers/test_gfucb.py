@@ -26,6 +26,8 @@ from polytask.papers.gfucb import (
     TabularTasks,
     bellman_error,
     digits,
+    grouped_tasks,
+    horizons,
     image_rounds,
     joint_choice,
     joint_value,
@@ -496,7 +498,38 @@ def test_true_classes_are_a_lower_envelope() -> None:
 def test_the_experiment_measures_what_the_claims_and_the_plot_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("EVERY", 5), ("STEPS", 2), ("SKETCH", 16)):
         monkeypatch.setattr(digits, name, value)
-    found = digits.measure(0, Path(), rounds=10)
+    found = {**digits.measure(0, Path(), rounds=10), **horizons.measure_episodes(0, Path(), episodes=3)}
     for claim in PAPER.claims:
         assert all(math.isfinite(found[name]) for name in claim.pair)
     assert PAPER.plot is not None and PAPER.plot({0: found, 1: found}).axes
+
+
+def test_every_arm_is_tuned_on_as_many_values_and_has_the_best_of_its_own() -> None:
+    assert len(digits.RADII) == len(digits.CHANCES) == len(horizons.EPISODE_RADII)
+    for arm, value in digits.CHOSEN.items():
+        assert value in (digits.CHANCES if arm == "greedy" else digits.RADII)
+    assert set(horizons.CHOSEN.values()) <= set(horizons.EPISODE_RADII)
+    assert not set(digits.TUNING) & set(range(100))
+    tuned = digits.tuned("pixels", seeds=(1000,), rounds=5)
+    assert tuned == {radius: float(digits.regrets("pixels", radius, 1000, 5).sum(0).mean()) for radius in digits.RADII}
+
+
+def test_grouped_tasks_are_linear_in_the_first_representation_alone() -> None:
+    tasks, groupings = grouped_tasks(3, 2)
+    torch.testing.assert_close(tasks.transitions.sum(3), torch.ones(tasks.rewards.shape))
+    values = torch.rand(horizons.KINDS, generator=key(1)).repeat(horizons.STATES // horizons.KINDS)
+    errors = [
+        bellman_error(
+            phi(tasks.inputs.flatten(0, 1)).view(*tasks.inputs.shape[:2], -1), tasks.rewards[0], tasks.transitions[0], values
+        )
+        for phi in groupings
+    ]
+    assert len(groupings) == horizons.MAPS and errors[0] < 1e-6 < 0.05 < min(errors[1:])
+
+
+def test_arms_of_one_task_or_one_representation_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(horizons, "MAPS", 1)
+    assert horizons.regret("joint", 3.0, 7, episodes=4) == horizons.regret("known", 3.0, 7, episodes=4)
+    monkeypatch.setattr(horizons, "MAPS", 4)
+    monkeypatch.setattr(horizons, "COUNT", 1)
+    assert horizons.regret("joint", 3.0, 7, episodes=6) == horizons.regret("independent", 3.0, 7, episodes=6)

@@ -10,6 +10,7 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.papers.real_data import folder_with
 from torch import Tensor
 
@@ -289,8 +290,38 @@ def test_missing_labels_do_not_count() -> None:
     expected = -(labels * chances.log() + (1 - labels) * (1 - chances).log())[known].mean()
     batch = {"rings": (torch.arange(4), labels)}
     torch.testing.assert_close(model.losses(batch)["rings"], expected)
-    assert model.label_counts(batch)["rings"] == 4 * 4 - 5
+    assert model.label_counts(batch) == {"rings": 4 * 4 - 5, "nodes": 4 * 4 - 5}
     assert model.losses({"rings": (torch.arange(2), torch.full((2, 4), torch.nan))}) == {}
+
+
+def test_losses_are_parts_of_the_mean_over_all_class_nodes_of_the_batch() -> None:
+    tasks = [nodes(10), molecules()]
+    model = OFA(network(), tasks)
+    labels = tasks[1].labels.clone()
+    labels[1] = torch.nan
+    batch = {"nodes": (torch.arange(6), tasks[0].labels[:6]), "rings": (torch.arange(4), labels)}
+    logits = model({name: samples for name, (samples, _) in batch.items()})
+    flat, known = (
+        torch.cat([logits[name].flatten() for name in batch]),
+        torch.cat([tasks[0].labels[:6].flatten(), labels.flatten()]),
+    )
+    there = ~known.isnan()
+    losses = model.losses(batch)
+    torch.testing.assert_close(sum(losses.values()), F.binary_cross_entropy_with_logits(flat[there], known[there]))
+    rings = F.binary_cross_entropy_with_logits(logits["rings"][[0, 2, 3]], labels[[0, 2, 3]], reduction="sum")
+    torch.testing.assert_close(losses["rings"], rings / (6 * 10 + 3 * 2))
+
+
+def test_batches_of_one_step_are_as_one_batch() -> None:
+    found = []
+    for turns, accumulate in ((16, 1), (4, 4)):
+        tasks = [nodes(3, hops=1), molecules()]
+        torch.manual_seed(0)
+        model = OFA(PromptNetwork(WIDTH, 8, 3, dropout=0.0, norm="layer"), tasks)
+        train = pt.Mixture({task.name: task.examples() for task in tasks}, batch_size=1, turns=turns, length=accumulate)
+        pt.fit(model, train, steps=1, accumulate=accumulate, optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0))
+        found.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
 def test_a_question_and_its_negation_change_places_with_the_answer() -> None:
@@ -337,7 +368,7 @@ def test_one_network_learns_nodes_links_and_graphs_together(settings: dict[str, 
     )
     train = pt.Mixture(data, rule, batch_size=1, turns=16)
     before = model.eval().evaluate(data)
-    fitted = pt.fit(model, train, data, epochs=4, lr=0.02, monitor="all/mean", evaluate_every=len(train))
+    fitted = pt.fit(model, train, data, epochs=6, lr=0.02, monitor="all/mean", evaluate_every=len(train))
     after = model.eval().evaluate(data)
     assert after["nodes"]["accuracy"] > 0.9 > before["nodes"]["accuracy"] and after["links"]["accuracy"] > 0.8
     assert set(fitted.history[0]["loss"]) == set(data)

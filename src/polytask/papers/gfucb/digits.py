@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from polytask.claim import Measurements
 from polytask.papers.gfucb.bandit import Independent, Player, Round, play
-from polytask.papers.gfucb.finite import FiniteClass
+from polytask.papers.gfucb.finite import FiniteClass, Map
 from polytask.papers.gfucb.network import MultiHead, mlp
 from polytask.papers.gfucb.neural import Greedy, Linearised
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 TASKS, CLASSES, ACTIONS, ROUNDS, NOISE = 10, 10, 5, 300, 0.2
 """Tasks, classes and coordinates of the representation, images in a round, rounds, and the deviation of rewards."""
-BETAS = {"joint": 0.1, "independent": 0.1, "pixels": 0.001, "oracle": 1.0}
-"""Chosen for each from 0.001, 0.01 and 0.1 on other rounds, those of the seed 1000; for the last two from 1 as well. The
-independent arm was tried on half the rounds of four tasks."""
+RADII, CHANCES = (0.001, 0.01, 0.1, 1.0), (0.0, 0.02, 0.05, 0.1)
+"""What an arm may explore by: the radius of its confidence set, or, of the greedy one, the chance to draw an action."""
+CHOSEN = {"joint": 1.0, "greedy": 0.0, "independent": 0.01, "pixels": 0.001, "oracle": 1.0, "joint of 4": 0.1}
+"""Of each arm, the best of its four values on the rounds of `tuned`."""
+TUNING, TUNING_ROUNDS = (1000,), 150
+"""Seeds of these rounds, which are not the claims', and how many there are of each."""
 EVERY, STEPS, RATE, DECAY, SKETCH = 20, 100, 1e-2, 0.3, 128
 """Of all networks: rounds between fits, steps of a fit, its rate and weight decay, and numbers of the sketch."""
 MARKS = 10
@@ -79,20 +79,21 @@ def network(seed: int, tasks: int, encoder: Callable[[], nn.Module]) -> MultiHea
     return MultiHead(encoder(), tasks)
 
 
-def players(seed: int, encoder: Callable[[], nn.Module], betas: Mapping[str, float] = BETAS) -> dict[str, Player]:
-    """All arms for ten tasks but the oracle."""
+def player(arm: str, value: float, seed: int, encoder: Callable[[], nn.Module], classes: Map) -> tuple[Player, int]:
+    """An arm that explores by ``value``, and for how many tasks it is; ``classes`` is the representation of the oracle."""
     settings = training()
-    alone = [
-        Linearised(network(seed + i, 1, encoder), betas["independent"], sketch=SKETCH, seed=seed + i, **settings)
-        for i in range(TASKS)
-    ]
-    whole = partial(network, seed, TASKS, encoder)
-    return {
-        "joint": Linearised(whole(), betas["joint"], sketch=SKETCH, seed=seed, **settings),
-        "greedy": Greedy(whole(), seed=seed, **settings),
-        "independent": Independent(alone),
-        "pixels": FiniteClass([with_constant], TASKS, betas["pixels"], joint=False),
-    }
+    if arm == "greedy":
+        return Greedy(network(seed, TASKS, encoder), value, seed=seed, **settings), TASKS
+    if arm in ("pixels", "oracle"):
+        return FiniteClass([with_constant if arm == "pixels" else classes], TASKS, value, joint=False), TASKS
+
+    def optimistic(tasks: int, seed: int) -> Linearised:
+        return Linearised(network(seed, tasks, encoder), value, sketch=SKETCH, seed=seed, **settings)
+
+    if arm == "independent":
+        return Independent([optimistic(1, seed + i) for i in range(TASKS)]), TASKS
+    tasks = TASKS if arm == "joint" else 4
+    return optimistic(tasks, seed), tasks
 
 
 def measure(seed: int, data: Path, rounds: int = ROUNDS) -> Measurements:
@@ -101,64 +102,31 @@ def measure(seed: int, data: Path, rounds: int = ROUNDS) -> Measurements:
     The regret of one task by itself is the independent one. ``"ARM at T"`` are its curves, ``"... of four"`` the mean over
     the first four tasks alone.
     """
-    images, labels = small_digits()
-    return compare(image_rounds(images, labels, seed, rounds=rounds), images, labels, seed, partial(mlp, 64))
-
-
-def compare(
-    rounds: list[Round], images: Tensor, labels: Tensor, seed: int, encoder: Callable[[], nn.Module]
-) -> Measurements:
-    """All arms on the same rounds."""
-    seen = {tuple(image.flatten().tolist()): int(label) for image, label in zip(images, labels, strict=True)}
-
-    def classes(inputs: Tensor) -> Tensor:
-        found = torch.tensor([seen[tuple(image.flatten().tolist())] for image in inputs], dtype=torch.long)
-        return torch.nn.functional.one_hot(found, CLASSES).float()
-
-    arms: dict[str, tuple[Player, int]] = {name: (player, TASKS) for name, player in players(seed, encoder).items()}
-    arms["oracle"] = (FiniteClass([classes], TASKS, BETAS["oracle"], joint=False), TASKS)
-    few = Linearised(network(seed, 4, encoder), BETAS["joint"], sketch=SKETCH, seed=seed, **training())
-    arms["joint of 4"] = (few, 4)
     found: dict[str, float] = {}
-    for name, (player, tasks) in arms.items():
-        total = play(player, [r.only(slice(tasks)) for r in rounds]).cumsum(0)
-        found[f"{name} regret"] = float(total[-1].mean())
-        found[f"{name} regret of four"] = float(total[-1, :4].mean())
+    for arm, value in CHOSEN.items():
+        total = regrets(arm, value, seed, rounds).cumsum(0)
+        found[f"{arm} regret"] = float(total[-1].mean())
+        found[f"{arm} regret of four"] = float(total[-1, :4].mean())
         for mark in range(1, MARKS + 1):
-            t = len(rounds) * mark // MARKS
-            found[f"{name} at {t}"] = float(total[max(t, 1) - 1].mean())
+            t = rounds * mark // MARKS
+            found[f"{arm} at {t}"] = float(total[max(t, 1) - 1].mean())
     return found
 
 
-def plot(measurements: Mapping[int, Measurements]) -> Figure:
-    """Cumulative regret per task over rounds, and at the end; lines and large dots are means, small dots seeds."""
-    from matplotlib.figure import Figure
+def regrets(arm: str, value: float, seed: int, rounds: int = ROUNDS) -> Tensor:
+    """``(T, M)`` of an arm on digits; all arms face the same rounds of a seed."""
+    images, labels = small_digits()
+    seen = {tuple(image.tolist()): int(label) for image, label in zip(images, labels, strict=True)}
 
-    arms = {
-        "pixels": ("#e69f00", "LinUCB on pixels, each task"),
-        "independent": ("#d55e00", "a network for each task"),
-        "joint of 4": ("#56b4e9", "GFUCB, 4 tasks"),
-        "joint": ("#0072b2", "GFUCB, 10 tasks"),
-        "greedy": ("#009e73", "10 tasks, greedy"),
-        "oracle": ("0.4", "LinUCB on true classes"),
-    }
-    seeds = list(measurements.values())
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    curves, ends = figure.subplots(1, 2, width_ratios=(1.3, 1))
-    for row, (name, (colour, _)) in enumerate(arms.items()):
-        prefix = f"{name} at "
-        times = sorted(int(key.removeprefix(prefix)) for key in seeds[0] if key.startswith(prefix))
-        means = [sum(measured[f"{prefix}{t}"] for measured in seeds) / len(seeds) for t in times]
-        curves.plot([0, *times], [0, *means], color=colour, linewidth=1.6)
-        values = [measured[f"{name} regret"] for measured in seeds]
-        ends.plot(values, [row] * len(values), ".", color="0.65", markersize=5)
-        ends.plot(sum(values) / len(values), row, "o", color=colour, markersize=8)
-    curves.set_xlabel("rounds")
-    curves.set_title("cumulative regret per task", loc="left", fontsize=10)
-    ends.set_yticks(range(len(arms)), [label for _, label in arms.values()])
-    ends.set_ylim(len(arms) - 0.5, -0.5)
-    ends.set_xlim(left=0)
-    ends.set_title("at the end", loc="left", fontsize=10)
-    for axes in (curves, ends):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    def classes(inputs: Tensor) -> Tensor:
+        found = torch.tensor([seen[tuple(image.tolist())] for image in inputs], dtype=torch.long)
+        return torch.nn.functional.one_hot(found, CLASSES).float()
+
+    agent, tasks = player(arm, value, seed, partial(mlp, 64), classes)
+    return play(agent, [r.only(slice(tasks)) for r in image_rounds(images, labels, seed, rounds=rounds)])
+
+
+def tuned(arm: str, seeds: Sequence[int] = TUNING, rounds: int = TUNING_ROUNDS) -> dict[float, float]:
+    """The regret per task of an arm with each value that it may explore by, the mean over these seeds."""
+    values = CHANCES if arm == "greedy" else RADII
+    return {value: sum(float(regrets(arm, value, s, rounds).sum(0).mean()) for s in seeds) / len(seeds) for value in values}

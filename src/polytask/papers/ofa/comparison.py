@@ -1,4 +1,30 @@
-"""The claims' experiment: one model for links, nodes and graphs beside a model for each; and relations never trained on."""
+"""The claims' experiment: one model for links, nodes and graphs beside a model for each; and relations never trained on.
+
+What the joint network falls short by is its molecules. Tried on a seed that is not the claims' (10), test results of
+relations, topics, HIV, BBBP and their mean; "by task" is a loss that is the mean of each task's own mean:
+
+==============================================  ====  ====  ====  ====  ====
+a network for each task, 8 epochs               69.2  90.5  69.1  80.2  77.3
+joint, by task, 8 epochs                        55.0  76.3  58.9  67.9  64.5
+the same, multipliers that stay                 51.7  77.1  61.3  63.9  63.5
+the same, layer normalisation                   52.2  66.5  57.0  64.6  60.1
+the same, three times the rate                  50.8  72.9  53.8  58.7  59.1
+the same, batches of 16                         54.5  74.0  54.4  71.4  63.6
+words alone by one network                      55.3  83.0
+molecules alone by one network                              60.4  77.6
+joint, by task, 32 epochs                       70.7  89.4  62.4  77.5  75.0
+joint, over all class nodes, batches of 16      68.0  84.8  65.1  62.4  70.1
+joint, over all class nodes, 16 epochs          70.2  88.9  58.3  72.5  72.5
+the same, three times the rate                  68.8  86.9  62.4  72.8  72.7
+the same, batches of 32                         71.8  91.0  59.6  72.9  73.8
+the same, molecules twice as often as words     69.2  88.9  61.6  75.9  73.9
+==============================================  ====  ====  ====  ====  ====
+
+All rows are single runs; multipliers fall only in the first joint row, with layer normalisation, with batches of 32 and
+in the last. The loss by task, which is not the paper's, and too few steps were most of what words fell short by. Layer
+normalisation did not help with the loss by task; it was not tried with the other, nor were batches of one task. Molecules
+are not overfitted but slow: after 32 epochs their training AUC is still below that of networks of their own after 8.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +48,7 @@ from polytask.papers.ofa.network import PromptNetwork, mlp
 from polytask.papers.ofa.task import TextTask
 from polytask.training import fit
 
-HIDDEN, LAYERS, BATCH, EPOCHS, EVERY, LR = 96, 3, 64, 8, 2, 1e-3
+HIDDEN, LAYERS, BATCH, EPOCHS, EVERY, LR = 96, 3, 64, 16, 2, 1e-3
 """``EVERY``: epochs between evaluations. The paper's joint model has a width of 768, 7 layers, batches of 512 and 50 epochs,
 at the same learning rate."""
 TRAIN, VALIDATION, TEST = 1000, 300, 600
