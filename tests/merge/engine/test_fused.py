@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polytask.merge.engine.fused import fused
 from polytask.merge.engine.ranks import keep, split
+from polytask.merge.engine.run import widened_less
 from polytask.merge.rules._arithmetic import sum_of_elected
-from polytask.merge.rules.pcb import agree, compete, normalize
+from polytask.merge.rules.pcb import compete, importance, normalize, times_straight
 
 FLOATS = st.sampled_from([np.float32, np.float64])
 
@@ -77,7 +79,18 @@ def test_the_parts_of_competing(seed: int, n: int, kind: str, dtype: Any, data: 
     low, high = (data.draw(st.sampled_from([-1.0, 0.0, 1 / 3, 0.7, 2.0])) for _ in range(2))
     alike(normalize, row, low, high)
     alike(compete, row, other, min(low, high), max(low, high))
-    alike(agree, row, other, dtype(abs(low)), np.empty_like(row))
+    alike(
+        importance, row, low, high, data.draw(st.integers(1, 70)), data.draw(st.sampled_from([0, 5.0])), np.zeros_like(row)
+    )
+    alike(times_straight, np.exp(np.abs(row)), row, other, dtype(abs(low)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 5000), st.sampled_from(["normal", "ties", "special"]))
+def test_bfloat16_less_the_base(seed: int, n: int, kind: str) -> None:
+    pytest.importorskip("numba")  # it is used only once another loop has loaded it
+    bits = torch.from_numpy(values(seed, n, kind, np.float32)).bfloat16().view(torch.int16).numpy()
+    alike(widened_less, bits, values(seed + 1, n, "normal", np.float32), np.zeros(n, np.float32))
 
 
 def test_without_numba_the_plain_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -48,18 +48,45 @@ def normalize(row: Array, low: float, high: float) -> None:
         row[:] = row.dtype.type(0)
 
 
-def _agree(row: Array, total: Array, straight: Any, out: Array) -> int:
-    np.multiply(row, total, out=out)
-    return int(np.count_nonzero(np.abs(out) >= straight))
+def _importance(row: Array, low: float, high: float, count: int, less: float, out: Array) -> None:
+    np.abs(row, out=out)
+    _normalize(out, low, high)
+    out *= out
+    out *= row.dtype.type(count)
+    out -= row.dtype.type(less)
 
 
-@fused(_agree)
-def agree(row: Array, total: Array, straight: Any, out: Array) -> int:
-    """The products of two rows, ``(n,)``, into ``out``; how many have a magnitude of at least ``straight``."""
-    curved = 0
-    for i in range(len(row)):
-        out[i] = row[i] * total[i]
-        curved += abs(out[i]) >= straight
+@fused(_importance)
+def importance(row: Array, low: float, high: float, count: int, less: float, out: Array) -> None:
+    """``count norm(|row|)^2 - less``, ``(n,)``, into ``out``, where ``norm`` is `normalize`."""
+    least, most, times, minus = row.dtype.type(low), row.dtype.type(high), row.dtype.type(count), row.dtype.type(less)
+    if high > low:
+        for i in range(len(row)):
+            size = abs(row[i])
+            raised = least if size < least else size
+            stretched = ((most if raised > most else raised) - least) / (most - least)
+            out[i] = stretched * stretched * times - minus
+    else:
+        out[:] = -minus
+
+
+def _times_straight(out: Array, row: Array, total: Array, straight: Any) -> int:
+    products = row * total
+    curved = np.abs(products) >= straight
+    out *= np.where(curved, out.dtype.type(1), products)
+    out += out.dtype.type(0)
+    return int(np.count_nonzero(curved))
+
+
+@fused(_times_straight)
+def times_straight(out: Array, row: Array, total: Array, straight: Any) -> int:
+    """Multiply ``out``, ``(n,)``, by the products of two rows whose magnitude is below ``straight``; how many are not."""
+    one, zero, curved = out.dtype.type(1), out.dtype.type(0), np.int32(0)
+    for i in range(len(out)):
+        product = row[i] * total[i]
+        bent = abs(product) >= straight
+        curved = np.int32(curved + np.int32(bent))
+        out[i] = out[i] * (one if bent else product) + zero
     return curved
 
 
@@ -79,13 +106,17 @@ def compete(row: Array, strength: Array, low: float, high: float) -> None:
         row[i] = (most if raised > most else raised) * sign * strength[i]
 
 
-def tanh_of(row: Tensor, total: Tensor, out: Tensor) -> Tensor:
-    """The hyperbolic tangent of two rows' product, ``(n,)``. Near 0 it is the identity to the last bit, and not computed."""
-    straight = row.numpy().dtype.type(1e-8 if row.dtype == torch.float64 else 1e-4)
-    products = out.numpy()
-    if agree(row.numpy(), total.numpy(), straight, products):
+def times_tanh(out: Tensor, row: Tensor, total: Tensor) -> Tensor:
+    """``out`` times the hyperbolic tangent of two rows' product, ``(n,)``, in place; no 0 is -0.
+
+    Near 0 the tangent is the identity to the last bit, and not computed.
+    """
+    numbers, left, right = out.numpy(), row.numpy(), total.numpy()
+    straight = numbers.dtype.type(1e-8 if row.dtype == torch.float64 else 1e-4)
+    if times_straight(numbers, left, right, straight):
+        products = left * right
         curved = np.flatnonzero(np.abs(products) >= straight)
-        products[curved] = torch.from_numpy(products[curved]).tanh_().numpy()
+        numbers[curved] = numbers[curved] * torch.from_numpy(products[curved]).tanh_().numpy() + numbers.dtype.type(0)
     return out
 
 
@@ -104,41 +135,32 @@ def score(
     count = len(rows)
     scores = torch.empty_like(rows) if out is None else out
     if agreement == "sum":
-        agreeing = _with_all(rows, weighted_sum(rows, [1.0] * count))
+        total = weighted_sum(rows, [1.0] * count)
     else:
         sizes = rows.abs()
         for row, *limits in zip(sizes.numpy(), low, high, strict=True):
             normalize(row, *limits)
         signed = sizes.mul_(rows.sign())
-        if agreement == "pairs":
-            agreeing = iter(_in_pairs(signed))
-        else:
-            agreeing = _with_all(rows, weighted_sum(signed, [1.0] * count))
+        total = _in_pairs(signed) if agreement == "pairs" else weighted_sum(signed, [1.0] * count)
     # All of one row, then of the next: a row stays in the cache.
-    for row, found, agreed, *limits in zip(rows, scores, agreeing, low, high, strict=True):
-        importance = torch.abs(row, out=found)
-        normalize(importance.numpy(), *limits)
-        importance.square_().mul_(count)
-        if count > LARGEST_EXPONENT:
-            importance.sub_(count - LARGEST_EXPONENT)
-        importance.exp_().mul_(agreed).add_(0.0)
+    for k, (row, found, *limits) in enumerate(zip(rows, scores, low, high, strict=True)):
+        importance(row.numpy(), *limits, count, max(count - LARGEST_EXPONENT, 0), found.numpy())
+        found.exp_()
+        if agreement == "pairs":
+            found.mul_(total[k]).add_(0.0)
+        else:
+            times_tanh(found, row, total)
     return scores
 
 
-def _with_all(rows: Tensor, total: Tensor) -> Iterator[Tensor]:
-    room = torch.empty_like(total)
-    for row in rows:
-        yield tanh_of(row, total, room)
-
-
 def _in_pairs(signed: Tensor) -> Tensor:
-    agreeing, room = torch.zeros_like(signed), torch.empty_like(signed[0])
+    agreeing = torch.zeros_like(signed)
     for i in range(len(signed)):
-        agreeing[i] += tanh_of(signed[i], signed[i], room)
-        for j in range(i):
-            both = tanh_of(signed[i], signed[j], room)
+        for j in range(i + 1):
+            both = times_tanh(torch.ones_like(signed[i]), signed[i], signed[j])
             agreeing[i] += both
-            agreeing[j] += both
+            if j < i:
+                agreeing[j] += both
     return agreeing
 
 
