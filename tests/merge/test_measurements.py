@@ -11,7 +11,7 @@ from tests.merge.rules.models import Weights
 from torch import Tensor
 
 from polytask.errors import InputError
-from polytask.merge import Gram, merge_checkpoints, open_checkpoint, save_measured
+from polytask.merge import Gram, merge_checkpoints, open_checkpoint, output, save_measured
 from polytask.merge.recipe import Ready, open_inputs, read_recipe
 
 SHAPES = {"linear.weight": (300, 40), "conv1d.weight": (40, 90), "bias": (5000,)}
@@ -102,7 +102,10 @@ def test_a_recipe_merges_files_as_the_formula_says(folder: Path, rule: str) -> N
     assert f"a-{rule}.safetensors`" in card
 
 
-def test_a_merge_that_was_killed_does_not_go_on_with_other_measurements(folder: Path) -> None:
+def test_a_merge_that_was_killed_does_not_go_on_with_other_measurements(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "NOTED_EVERY", -1)  # what is done is noted at once
     ready = read(folder, text("fisher"))
 
     def merge(stop: bool) -> list[str]:

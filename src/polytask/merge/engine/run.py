@@ -101,10 +101,12 @@ class Merge:
 
     def memory(self) -> int:
         """About how many bytes it takes at its peak: chunks, histograms, and what rules hold beside them."""
-        steps = [min(self._step(name), math.prod(shape)) for name, shape in self.shapes.items()]
-        beside = [rule.beside(name, self.shapes[name], self.measured) for name, rule in self.rules.items()]
-        chunk = max([self.size, *steps])
-        return memory(len(self.models), self.dtype, chunk, self.threads) + self.threads * max(beside, default=0)
+        count, rules = len(self.models), self.rules.items()
+        longest = max([min(self._step(name), math.prod(shape)) for name, shape in self.shapes.items()], default=0)
+        chunks = max(4 * (count + 3) * self.size, (3 * count + 1) * longest) * self.dtype.itemsize
+        ranked = any(isinstance(each, Cuts) for _, rule in rules for each in rule.statistics(count))
+        beside = max([rule.beside(name, self.shapes[name], self.measured) for name, rule in rules], default=0)
+        return self.threads * (chunks + beside + (3 * 8 * count * BINS if ranked else 0))
 
     def _step(self, name: str) -> int:
         return self.rules[name].step(name, self.shapes[name], self.size, self.measured)
@@ -301,11 +303,6 @@ def widened_less(bits: Array, base: Array, out: Array) -> None:
             whole[i] = np.uint32(few[i]) << np.uint32(16)
         for i in range(len(few)):
             number[i] -= less[i]
-
-
-def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> int:
-    """About how many bytes a merge takes at its peak, whatever the size of the models: chunks, and histograms."""
-    return threads * (4 * (models + 3) * chunk * dtype.itemsize + 3 * 8 * models * BINS)
 
 
 def _of_model(statistic: Statistic) -> TypeGuard[Cuts]:
