@@ -63,8 +63,8 @@ class Measured:
                 raise InputError(f"measured of model {k}: no tensor {name!r}, which was measured of the first model")
         if odd := sorted(self.names.difference(names)):
             raise InputError(
-                f"measured of tensor {odd[0]!r}: expected a tensor that is merged; take it out of what was measured, as where "
-                "tied weights are stored by another name"
+                f"measured of tensor {odd[0]!r}: expected a tensor that is merged; take it out of what was measured, as "
+                "where tied weights are stored by another name"
             )
 
     def check_shape(self, name: str, expected: tuple[int, ...]) -> None:
