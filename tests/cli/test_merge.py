@@ -41,6 +41,21 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(recipe: Path) -> N
     assert set(recipe.parent.iterdir()) == before
 
 
+def test_a_dry_run_names_what_was_measured_and_its_bytes(recipe: Path) -> None:
+    for name in ("one", "two"):
+        save_file({"w": torch.ones(300)}, recipe.parent / f"{name}-fisher.safetensors")
+    models = "".join(f"- {{model: {name}.safetensors, measured: {name}-fisher.safetensors}}\n" for name in ("one", "two"))
+    recipe.write_text(f"rule: fisher\nmodels:\n{models}")
+    done = polytask("merge", recipe, "--dry-run")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    for word in ("Fisher", "one-fisher.safetensors", "measured", "2,400 bytes that were measured"):
+        assert word in text, word
+    assert polytask("merge", recipe).code == 0
+    found = load_file(recipe.with_suffix("") / "model.safetensors")
+    torch.testing.assert_close(found["w"], torch.full((300,), 1.5))
+
+
 def test_vocabularies_that_differ_are_an_error_or_matched_as_the_plan_says(tmp_path: Path) -> None:
     make_folder(tmp_path / "base", words("a b c"), rows=4)
     one = make_folder(tmp_path / "one", words("b a c"), {"[b]": 3, "<x>": 4})

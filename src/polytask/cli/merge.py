@@ -91,14 +91,18 @@ def _about(plan: Plan, ready: Ready, target: Path, threads: int) -> list[Table |
     """The plan for a person."""
     from rich.text import Text
 
-    from polytask.merge.engine.run import memory
+    from polytask.merge.engine.rule import Prepared
+    from polytask.merge.merging import prepare
     from polytask.merge.plan import bytes_of
 
     table = plain_table("input", ">tensors", ">bytes", "")
     for checkpoint in plan.inputs:
         note = "base" if checkpoint is plan.base else ""
         table.add_row(str(checkpoint.path), f"{len(checkpoint.entries):,}", f"{bytes_of(checkpoint.entries):,}", note)
-    rule = ready.settings.spread_over(plan.merged)(next(iter(plan.merged), ""))
+    for checkpoint in plan.measured:
+        table.add_row(str(checkpoint.path), f"{len(checkpoint.entries):,}", f"{bytes_of(checkpoint.entries):,}", "measured")
+    settings = ready.settings.spread_over(plan.merged)
+    rule = settings(next(iter(plan.merged), ""))
     written = bytes_of(plan.output, ready.out_dtype)
     lines: list[Table | str] = [table, f"{type(rule).__name__} -> {target}"]
     facts = plain_table("", "")
@@ -114,9 +118,13 @@ def _about(plan: Plan, ready: Ready, target: Path, threads: int) -> list[Table |
         for k, line in enumerate(plan.vocabulary.lines()):
             facts.add_row("" if k else "vocabulary", Text(line))  # a token such as [b] is no markup
     facts.add_row("to write", f"{written:,} bytes")
-    passes = 1 + len(rule.statistics(len(plan.models)))
+    passes = 1 + sum(not isinstance(each, Prepared) for each in rule.statistics(len(plan.models)))
     facts.add_row("to read", f"{passes * sum(bytes_of(c.entries) for c in plan.inputs):,} bytes, in {passes} passes")
-    facts.add_row("memory", f"{memory(len(plan.models), threads=threads) / 1e6:,.0f} MB or so, beside torch")
+    if plan.measured:
+        measured = sum(bytes_of(checkpoint.entries) for checkpoint in plan.measured)
+        facts.add_row("", f"{measured:,} bytes that were measured, once or more")
+    needed = prepare(settings, plan, ready.dtype, threads=threads).memory()
+    facts.add_row("memory", f"{needed / 1e6:,.0f} MB or so, beside torch")
     return [*lines, facts]
 
 

@@ -6,6 +6,7 @@ from polytask.merge.comparison import Interference, interference, interference_o
 from polytask.merge.engine.rule import Rule, merge_rules
 from polytask.merge.factors import merge_adapters
 from polytask.merge.mask_scales import best_scales
+from polytask.merge.measurements import save_measured
 from polytask.merge.merging import merge_checkpoints, merge_state_dicts
 from polytask.merge.plan import Plan, Policy, make_plan
 from polytask.merge.representation import Similarity, linear_cka, representations
@@ -15,11 +16,11 @@ from polytask.merge.rules.consensus import Consensus
 from polytask.merge.rules.dare import DARE
 from polytask.merge.rules.della import DELLA
 from polytask.merge.rules.emr import EMR
-from polytask.merge.rules.fisher import fisher_diagonal, merge_fisher
+from polytask.merge.rules.fisher import Fisher, fisher_diagonal, merge_fisher
 from polytask.merge.rules.model_stock import ModelStock
 from polytask.merge.rules.multi_slerp import MultiSLERP
 from polytask.merge.rules.pcb import PCB
-from polytask.merge.rules.regmean import gram_matrices, merge_regmean
+from polytask.merge.rules.regmean import Gram, RegMean, gram_matrices, merge_regmean
 from polytask.merge.rules.slerp import SLERP
 from polytask.merge.rules.task_arithmetic import TaskArithmetic
 from polytask.merge.rules.ties import TIES, trim_and_elect
@@ -37,13 +38,16 @@ __all__ = [
     "Breadcrumbs",
     "Coefficients",
     "Consensus",
+    "Fisher",
     "Found",
+    "Gram",
     "Interference",
     "ModelStock",
     "MultiSLERP",
     "Plan",
     "Policy",
     "Range",
+    "RegMean",
     "Rule",
     "Similarity",
     "TaskArithmetic",
@@ -67,6 +71,7 @@ __all__ = [
     "open_checkpoint",
     "representations",
     "rule_by_tensor",
+    "save_measured",
     "save_weights",
     "search",
     "trim_and_elect",

@@ -24,3 +24,14 @@ def same_tensors(models: Sequence[Mapping[str, Tensor]], reference: Mapping[str,
             if tensor.shape != reference[name].shape:
                 shapes = f"{list(tensor.shape)}, expected {list(reference[name].shape)}"
                 raise InputError(f"model {k}: tensor {name!r} has shape {shapes}")
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, contiguous and no two in the same memory, as a safetensors file needs them."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return apart

@@ -18,7 +18,8 @@ from polytask.errors import InputError
 from polytask.merge._models import same_tensors
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, Rule, magnitudes, share
-from polytask.merge.engine.run import BLOCK, CHUNK, InMemory, Merge, Source, cuts_of
+from polytask.merge.engine.run import BLOCK, CHUNK, Merge, cuts_of
+from polytask.merge.engine.source import InMemory, Source
 from polytask.merge.plan import Plan
 from polytask.merge.rules._arithmetic import kept
 

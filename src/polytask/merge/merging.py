@@ -11,10 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from polytask.errors import InputError
 from polytask.merge._models import same_tensors
 from polytask.merge.checkpoint import Checkpoint
+from polytask.merge.engine.measured import Measured
 from polytask.merge.engine.rule import Rule
-from polytask.merge.engine.run import CHUNK, InMemory, Merge
+from polytask.merge.engine.run import CHUNK, Merge
+from polytask.merge.engine.source import InMemory
 from polytask.merge.output import SHARD, Output
 from polytask.merge.plan import Plan, check_buffers
 
@@ -48,6 +51,7 @@ def merge_state_dicts(
     models: Sequence[Mapping[str, Tensor]],
     base: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    measured: Measured | None = None,
 ) -> dict[str, Tensor]:
     """Merge models that are in memory.
 
@@ -56,25 +60,35 @@ def merge_state_dicts(
         models: state dicts with the same names and shapes.
         base: what they were fine-tuned from; not every rule needs it.
         dtype: of the arithmetic, float32 or float64.
+        measured: of each model, where the rule needs it.
 
     Returns:
         A state dict in the precision of the base, or of the first model. Whole numbers are those of the base.
 
     Raises:
-        InputError: names or shapes differ.
+        InputError: names or shapes differ, or there are no models.
     """
+    if not models:
+        raise InputError("no models, expected at least one")
     reference = models[0] if base is None else base
     same_tensors(models, reference)
     shapes = {name: tuple(t.shape) for name, t in sorted(reference.items()) if t.is_floating_point() and t.numel()}
-    merged = {name: tensor.detach().clone() for name, tensor in reference.items()}
+    merged = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in reference.items()}
     flat = {name: merged[name].view(-1) for name in shapes}
     sources = [InMemory(model) for model in models]
 
     def write(name: str, start: int, values: Tensor) -> None:
         flat[name][start : start + len(values)] = values.to(flat[name].dtype)
 
-    Merge(rule, sources, None if base is None else InMemory(base), shapes, dtype).run(write)
+    Merge(rule, sources, None if base is None else InMemory(base), shapes, dtype, measured=measured).run(write)
     return merged
+
+
+def prepare(rule: Rules, plan: Plan, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> Merge:
+    """The merge of a plan's tensors, checked from the headers alone; see `merge_checkpoints`."""
+    shapes = {name: entry.shape for name, entry in plan.merged.items()}
+    measured = Measured(plan.measured) if plan.measured else None
+    return Merge(rule, plan.sources(), plan.base_source(), shapes, dtype, chunk, threads, measured)
 
 
 def merge_checkpoints(
@@ -104,6 +118,7 @@ def merge_checkpoints(
         threads: tensors that are merged at once; what is written does not depend on it.
         progress: told of each tensor that is done, and how many elements it has.
     """
+    merge = prepare(rule, plan, dtype, chunk, threads)
     check_buffers(plan)
     tensors = {
         name: (out_dtype if out_dtype is not None and entry.is_float else entry.dtype, entry.shape)
@@ -111,7 +126,7 @@ def merge_checkpoints(
     }
     output = Output(out, tensors, _digest(plan, about, str(dtype), tensors), shard)
     roundings = {name: Rounding() for name in plan.merged}
-    base = plan.base_source()
+    base = merge.base
     try:
         for name in plan.copied:
             if name not in output.done:
@@ -127,10 +142,8 @@ def merge_checkpoints(
                 output.complete(name)
                 progress(name, plan.merged[name].numel)
 
-        shapes = {name: entry.shape for name, entry in plan.merged.items()}
         done = set(output.done)
-        merge = Merge(rule, plan.sources(), base, shapes, dtype, chunk, threads)
-        merge.run(write, [name for name in shapes if name not in done])
+        merge.run(write, [name for name in plan.merged if name not in done])
         rounding = Rounding(sum(r.lost for r in roundings.values()), sum(r.changed for r in roundings.values()))
         files = beside(plan.reference) if plan.vocabulary is None else {**beside(plan.reference), **plan.vocabulary.files}
         output.finish(files | {"README.md": card(plan, about, rounding, tensors)})
@@ -140,7 +153,8 @@ def merge_checkpoints(
 
 
 def _digest(plan: Plan, about: str, dtype: str, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for c in plan.inputs for file in c.files]
+    read = [file for checkpoint in [*plan.inputs, *plan.measured] for file in checkpoint.files]
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in read]
     what = [about, dtype, files, [(name, str(kind), shape) for name, (kind, shape) in tensors.items()], repr(plan.policy)]
     what.append("" if plan.vocabulary is None else plan.vocabulary.digest())
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
@@ -172,6 +186,8 @@ def card(plan: Plan, about: str, rounding: Rounding, tensors: Mapping[str, tuple
     if plan.base is not None:
         lines += [f"Base: `{plan.base.path}`", ""]
     lines += ["Merged by polytask:", "", *(f"- `{name}`" for name in names)]
+    if plan.measured:
+        lines += ["", "By what was measured of them:", "", *(f"- `{each.path}`" for each in plan.measured)]
     lines += ["", "## Recipe", "", "```yaml", about.strip(), "```"]
     merged = sum(entry.numel for entry in plan.merged.values())
     lines += ["", "## Tensors", "", f"- {len(plan.merged)} merged, {merged:,} numbers"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.checkpoint import Checkpoint, Entry
-from polytask.merge.engine.run import Source as AnySource
+from polytask.merge.engine.source import Source as AnySource
 from polytask.merge.vocabulary import Match, Vocabularies, match_vocabularies, with_rows
 
 Missing = Literal["error", "base"]
@@ -50,6 +50,7 @@ class Plan:
         dropped: tensors that are left out, with the reason.
         filled: for each model the tensors that it lacks, for which the base's are taken.
         vocabulary: how rows of embeddings are matched, where vocabularies differ.
+        measured: what was measured of each model, where the rule needs it.
     """
 
     models: list[Checkpoint]
@@ -60,6 +61,7 @@ class Plan:
     dropped: dict[str, str] = field(default_factory=dict)
     filled: list[set[str]] = field(default_factory=list)
     vocabulary: Match | None = None
+    measured: list[Checkpoint] = field(default_factory=list)
 
     @property
     def reference(self) -> Checkpoint:
@@ -113,17 +115,34 @@ class Source:
             self.model.release(name)
 
 
-def make_plan(models: Sequence[Checkpoint], base: Checkpoint | None, policy: Policy | None = None) -> Plan:
+def make_plan(
+    models: Sequence[Checkpoint],
+    base: Checkpoint | None,
+    policy: Policy | None = None,
+    measured: Sequence[Checkpoint] = (),
+) -> Plan:
     """Compare the headers of all inputs.
+
+    Args:
+        models: what is merged.
+        base: what the models were fine-tuned from, if any.
+        policy: what becomes of tensors that not all have.
+        measured: of each model, a file that `save_measured` wrote, for rules that need it.
 
     Raises:
         InputError: tensors that are missing, too many, of another shape or of another kind, where the policy has no answer.
     """
     if not models:
         raise InputError("no models to merge: expected at least one")
-    plan = Plan(list(models), base, policy or Policy())
+    plan = Plan(list(models), base, policy or Policy(), measured=list(measured))
     plan.vocabulary = match_vocabularies(models, base, plan.policy.vocabulary, plan.policy.vocabulary_tensors)
     layouts = {} if plan.vocabulary is None else plan.vocabulary.layouts
+    for each in measured:
+        if matched := sorted(each.entries.keys() & layouts.keys()):
+            raise InputError(
+                f"{each.path}: tensor {matched[0]!r} has rows that are matched by token, and what was measured cannot be: "
+                "expected nothing measured of it, or one vocabulary"
+            )
     reference = plan.reference.entries
     for model in models:
         missing = {name for name in reference if name not in model.entries}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,11 +39,12 @@ def _path(value: Any) -> Any:
 
 
 class ModelOf(BaseModel):
-    """One input, with its own settings."""
+    """One input, with its own settings, and a file of what was measured of it, as `save_measured` writes it."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[str, BeforeValidator(_path)]
+    measured: str | None = None
     parameters: dict[str, Setting] = Field(default_factory=dict)
 
 
@@ -75,7 +76,8 @@ class Recipe(BaseModel):
     Attributes:
         rule: a rule of polytask by its name, with polytask's settings and defaults; or
         merge_method: a method by mergekit's name, with its settings and defaults.
-        models: the inputs. Settings are given for each, or in ``parameters`` for all.
+        models: the inputs. Settings are given for each, or in ``parameters`` for all; rules such as Fisher merging need what
+            was ``measured`` of each: a file.
         base_model: what they were fine-tuned from.
         dtype: of the arithmetic: float32 unless it is float64. mergekit's half precisions name the output's here.
         out_dtype: of the output; by default ``dtype`` where the recipe is mergekit's, else the base's.
@@ -107,6 +109,7 @@ class Ready:
         base: path of the base, if any.
         text: the recipe as it was written.
         adapter: how adapters are merged as factors, if they are.
+        measured: paths of what was measured of each model, where the rule needs it.
     """
 
     settings: Settings
@@ -117,6 +120,7 @@ class Ready:
     policy: Policy
     text: str
     adapter: AdapterOf | None = None
+    measured: list[Path] = field(default_factory=list)
 
     def factor_weights(self) -> list[float]:
         """What each adapter is taken times, where adapters are merged as factors."""
@@ -168,7 +172,7 @@ def open_inputs(ready: Ready) -> Plan:
             models.append(open_adapter(path, base))
         else:
             models.append(open_checkpoint(path))
-    return make_plan(models, base, ready.policy)
+    return make_plan(models, base, ready.policy, [open_checkpoint(path) for path in ready.measured])
 
 
 def _written(where: Sequence[str | int], sources: Sequence[str | int]) -> Sequence[str | int]:
@@ -237,7 +241,8 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
             common[key] = ByTensor(file, load_weights(file))
             text = f"{text.rstrip()}\n# {value}: sha256 {sha256(file)}\n"
     settings = Settings(name, defaults, common, own)
-    settings("")  # mistakes are to be found before anything is opened
+    rule = settings("")  # mistakes are to be found before anything is opened
+    measured = _measured(name, rule.needs_measured, recipe.models, folder)
     if recipe.adapter is not None:
         _check_factors(name, common, own)
     arithmetic = torch.float64 if recipe.dtype == "float64" else torch.float32
@@ -251,7 +256,21 @@ def _ready(recipe: Recipe, folder: Path, text: str) -> Ready:
         Policy(**recipe.policy.model_dump()),
         text,
         recipe.adapter,
+        measured,
     )
+
+
+def _measured(name: str, needed: bool, models: Sequence[ModelOf], folder: Path) -> list[Path]:
+    """The files of what was measured of each model: all, where the rule needs them, or none."""
+    found = []
+    for i, each in enumerate(models):
+        if needed and each.measured is None:
+            raise Mistake(("models", i), f"{name} needs what was measured of every model, expected 'measured: FILE'")
+        if each.measured is not None:
+            if not needed:
+                raise Mistake(("models", i, "measured"), f"{name} needs nothing that was measured, expected no 'measured'")
+            found.append(_found(folder, each.measured, ("models", i, "measured")))
+    return found
 
 
 def _check_factors(name: str, common: Mapping[str, Setting], own: Sequence[Mapping[str, Setting]]) -> None:

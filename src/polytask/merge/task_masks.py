@@ -21,6 +21,7 @@ from torch.func import functional_call
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
 from polytask.files import replacing
+from polytask.merge._models import apart
 from polytask.merge._task_vectors import (
     Weights,
     check_fits,
@@ -293,7 +294,7 @@ class TaskMasks:
         try:
             with replacing(path) as temporary:
                 mode = temporary.stat().st_mode & 0o777
-                safetensors.save_file(_apart(tensors), temporary, metadata)
+                safetensors.save_file(apart(tensors), temporary, metadata)
                 temporary.chmod(mode)  # safetensors keeps a file to its owner; this one is for whoever may read the folder
         except SafetensorError as error:
             raise InputError(f"{path}: cannot be written ({error})") from error
@@ -409,17 +410,6 @@ class TaskMasks:
 
 def _nbytes(tensors: Weights) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _apart(tensors: Weights) -> dict[str, Tensor]:
-    """The tensors, contiguous and no two in the same memory, as a safetensors file needs them."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.contiguous()
-        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    return apart
 
 
 def _read_metadata(metadata: Mapping[str, str]) -> tuple[list[str], dict[str, list[int]]]:

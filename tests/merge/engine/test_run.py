@@ -12,7 +12,8 @@ from polytask.merge import TIES, Average, Breadcrumbs, Rule, TaskArithmetic, mer
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.ranks import SAMPLE
 from polytask.merge.engine.rule import Cuts, Products, Statistic, magnitudes
-from polytask.merge.engine.run import InMemory, Merge
+from polytask.merge.engine.run import Merge
+from polytask.merge.engine.source import InMemory
 
 SHAPES = {"long": (20_000,), "matrix": (130, 70), "one": (1,), "scalar": (), "empty": (0, 3)}
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from polytask.merge.engine.measured import Measured
 from polytask.merge.engine.rule import Rule
-from polytask.merge.engine.run import CHUNK, InMemory, Merge
+from polytask.merge.engine.run import CHUNK, Merge
+from polytask.merge.engine.source import InMemory
 
 Weights = dict[str, Tensor]
 
@@ -68,6 +70,7 @@ def merge(
     chunk: int = CHUNK,
     dtype: torch.dtype = torch.float32,
     threads: int = 1,
+    measured: Measured | None = None,
 ) -> Weights:
     """The merge, in ``dtype``, cut at ``chunk`` elements."""
     shapes = {name: tuple(t.shape) for name, t in sorted(models[0].items())}
@@ -77,7 +80,7 @@ def merge(
         merged[name][start : start + len(values)] = values
 
     sources = [InMemory(m) for m in models]
-    Merge(rule, sources, None if base is None else InMemory(base), shapes, dtype, chunk, threads).run(write)
+    Merge(rule, sources, None if base is None else InMemory(base), shapes, dtype, chunk, threads, measured).run(write)
     return {name: values.view(shapes[name]) for name, values in merged.items()}
 
 

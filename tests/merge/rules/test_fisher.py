@@ -4,13 +4,17 @@ import math
 
 import pytest
 import torch
-from tests.merge.rules.models import Weights, assert_close, make_models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.merge.rules.models import Weights, assert_close, assert_same, make_models, merge
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.merge.engine.measured import Measured
+from polytask.merge.engine.source import InMemory
 from polytask.merge.merging import merge_state_dicts
 from polytask.merge.rules.average import Average
-from polytask.merge.rules.fisher import fisher_diagonal, merge_fisher
+from polytask.merge.rules.fisher import Fisher, fisher_diagonal, merge_fisher
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -96,6 +100,35 @@ def test_merging(normalize: bool) -> None:
     assert_close(merge_fisher(models, found, weights, normalize=normalize), expected)
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    width=st.integers(1, 9000),
+    threads=st.sampled_from([1, 3]),
+    chunk=st.sampled_from([4096, 8192, 12288]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    normalize=st.booleans(),
+)
+def test_neither_chunks_nor_threads_change_a_bit(
+    width: int, threads: int, chunk: int, dtype: torch.dtype, normalize: bool
+) -> None:
+    _, models = make_models(shapes={"a": (3, width), "b": (5,), "c": (), "none measured": (4097,)})
+    found = [{name: t for name, t in f.items() if name != "none measured"} for f in fishers(models)]
+    rule = Fisher([1, 2, 0.5], normalize=normalize)
+
+    def merged(chunk: int, threads: int) -> Weights:
+        return merge(rule, models, None, chunk, dtype, threads, Measured(map(InMemory, found)))
+
+    assert_same(merged(chunk, threads), merged(2**20, 1))
+
+
+def test_very_small_values_are_not_lost() -> None:
+    """In the precision of the merge their squares would be 0."""
+    models = [{"w": torch.tensor([1.0, 5.0])}, {"w": torch.tensor([2.0, 7.0])}]
+    tiny = [{"w": torch.tensor([1e-30, 0])}, {"w": torch.tensor([0, 1e-25])}]
+    found = merge(Fisher(), models, None, measured=Measured(map(InMemory, tiny)))
+    torch.testing.assert_close(found["w"], torch.tensor([1.0, 7.0]), atol=1e-4, rtol=0)
+
+
 def test_equal_fishers_average() -> None:
     _, models = make_models()
     average = merge_state_dicts(Average(), models)
@@ -126,7 +159,7 @@ def test_bfloat16() -> None:
     ("fisher", "message"),
     [
         ({"v": torch.ones(2)}, "tensor 'v'"),
-        ({"w": torch.ones(3)}, r"shape \[3\] fits none"),
+        ({"w": torch.ones(3)}, r"model 2: tensor 'w': shape \[3\], expected \[2\]"),
         ({"w": torch.tensor([1, -1.0])}, "below 0"),
         ({"w": torch.tensor([1, math.nan])}, "not finite"),
         ({}, "no tensor 'w'"),

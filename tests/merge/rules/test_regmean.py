@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import weakref
+
+import numpy as np
 import pytest
 import torch
-from tests.merge.rules.models import Weights, assert_close
+from tests.merge.rules.models import Weights, assert_close, assert_same, merge
 from torch import Tensor, nn
 
 from polytask.errors import InputError
+from polytask.merge.engine.measured import Measured
+from polytask.merge.engine.run import Merge
+from polytask.merge.engine.source import InMemory
 from polytask.merge.merging import merge_state_dicts
 from polytask.merge.rules.average import Average
-from polytask.merge.rules.regmean import Gram, gram_matrices, merge_regmean, solve
+from polytask.merge.rules.regmean import ROWS, Gram, RegMean, as_source, gram_matrices, merge_regmean, solve
 
 
 class Conv1D(nn.Module):
@@ -86,6 +92,84 @@ def test_it_is_the_least_squares_solution() -> None:
     found = solve(ws, [x.T @ x for x in xs], 1.0)
     stacked = torch.linalg.lstsq(torch.cat(xs), torch.cat([x @ w for x, w in zip(xs, ws, strict=True)])).solution
     torch.testing.assert_close(found, stacked, rtol=1e-6, atol=1e-8)
+
+
+OUT = 2 * ROWS + 3
+
+
+def layers() -> tuple[list[Weights], list[dict[str, Gram]]]:
+    """Layers of both kinds with more than two blocks of rows, and tensors of which nothing was measured."""
+    models = [{"w": inputs(k, OUT, 7), "v": inputs(9 + k, 7, OUT), "bias": inputs(5 + k, 1, 4097)[0]} for k in range(3)]
+    grams = []
+    for k in range(3):
+        x, y = inputs(20 + k, 30, 7), inputs(30 + k, 30, 7)
+        grams.append({"w": Gram(x.T @ x / 30, 30), "v": Gram(y.T @ y / 30, 30, inputs_first=True)})
+    return models, grams
+
+
+def test_layers_of_many_rows() -> None:
+    models, grams = layers()
+    found = merge_regmean(models, grams, 0.8)
+    for name in ("w", "v"):
+        above, below = torch.zeros(7, OUT).double(), torch.zeros(7, 7).double()
+        for model, own in zip(models, grams, strict=True):
+            g = own[name].matrix
+            g = 0.8 * g + 0.2 * g.diag().diag()
+            above, below = above + g @ (model[name].T if name == "w" else model[name]), below + g
+        expected = torch.linalg.solve(below, above)
+        torch.testing.assert_close(found[name].T if name == "w" else found[name], expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found["bias"], sum(m["bias"] for m in models) / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neither_chunks_nor_threads_change_a_bit(dtype: torch.dtype) -> None:
+    models, grams = layers()
+
+    def merged(chunk: int, threads: int) -> Weights:
+        return merge(RegMean(), models, None, chunk, dtype, threads, Measured(map(as_source, grams)))
+
+    expected = merged(2**20, 1)
+    for chunk, threads in ((4096, 1), (8192, 3), (2**20, 3)):
+        assert_same(merged(chunk, threads), expected)
+
+
+class Watched(InMemory):
+    """Counts the matrices that it has given and that are still there."""
+
+    there = most = given = 0
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        matrix = np.array(super().read(name, start, stop))
+        cls = Watched
+        cls.there, cls.given = cls.there + 1, cls.given + 1
+        cls.most = max(cls.most, cls.there)
+        weakref.finalize(matrix, self.gone)
+        return torch.from_numpy(matrix)
+
+    @staticmethod
+    def gone() -> None:
+        Watched.there -= 1
+
+
+def test_one_gram_matrix_is_in_memory_at_a_time() -> None:
+    models, grams = layers()
+    Watched.there = Watched.most = Watched.given = 0
+    measured = Measured(Watched(source.tensors, source.metadata) for source in map(as_source, grams))
+    merge(RegMean(), models, None, dtype=torch.float64, measured=measured)
+    assert Watched.most == 1 and Watched.there == 0
+    assert Watched.given == 2 * 3 * (1 + 3)  # for the factor, and for each block of rows
+
+
+def test_the_memory_that_is_named_grows_with_what_is_held() -> None:
+    models, grams = layers()
+    shapes = {name: tuple(t.shape) for name, t in models[0].items()}
+
+    def memory(grams: list[dict[str, Gram]]) -> int:
+        return Merge(RegMean(), [*map(InMemory, models)], None, shapes, measured=Measured(map(as_source, grams))).memory()
+
+    wide = [{"v": Gram(torch.eye(OUT), 1)} for _ in grams]  # v as (out, in): its Gram matrix is large
+    assert memory(wide) - memory([{}] * 3) >= 3 * 8 * OUT**2
+    assert memory(grams) < memory(wide)
 
 
 def test_equal_grams_average() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from polytask.merge.engine.run import InMemory
+from polytask.merge.engine.source import InMemory
 from polytask.merge.vocabulary import rows as module
 from polytask.merge.vocabulary.rows import Layout, common, with_rows
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from polytask.merge.engine.measured import Measured
+
 
 @dataclass
 class Chunk:
@@ -22,6 +24,7 @@ class Chunk:
             the merge; a rule may overwrite them.
         scratch: room for as many numbers, ``(K, n)``, which the next chunk takes over.
         found: what the rule's statistics have found, by their names.
+        measured: what was measured of each model, where it is given.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Chunk:
     rows: Tensor
     scratch: Tensor
     found: Mapping[str, Any] = field(default_factory=dict)
+    measured: Measured | None = None
 
     @property
     def width(self) -> int:

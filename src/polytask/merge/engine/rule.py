@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.measured import Measured
 from polytask.register import Register
 
 PerModel: TypeAlias = float | Sequence[float]
@@ -54,7 +56,20 @@ class Products:
     name: str
 
 
-Statistic: TypeAlias = Cuts | Products
+@dataclass(frozen=True)
+class Prepared:
+    """A statistic: what is made once of what was measured of a tensor, and held while the tensor is merged.
+
+    Args:
+        name: the key in ``chunk.found``.
+        make: from what was measured of the models, and the tensor's name.
+    """
+
+    name: str
+    make: Callable[[Measured, str], Any]
+
+
+Statistic: TypeAlias = Cuts | Products | Prepared
 
 
 class Rule(ABC):
@@ -63,6 +78,7 @@ class Rule(ABC):
     Attributes:
         vectors: whether rows are task vectors, a model less the base, or the models' weights themselves.
         needs_base: whether it cannot do without a base model.
+        needs_measured: whether it needs what was measured of each model, which then is in ``chunk.measured``.
         cut: where a tensor may be cut into chunks: at any ``"element"``, at a ``"row"`` of its last dimension, or not at
             all (``"tensor"``).
         models: how many models it merges, or ``None`` for any number.
@@ -70,6 +86,7 @@ class Rule(ABC):
 
     vectors: ClassVar[bool] = True
     needs_base: ClassVar[bool] = True
+    needs_measured: ClassVar[bool] = False
     cut: Literal["element", "row", "tensor"] = "element"
     models: ClassVar[int | None] = None
 
@@ -80,6 +97,20 @@ class Rule(ABC):
     @abstractmethod
     def merge(self, chunk: Chunk) -> Tensor:
         """The merged elements, ``(n,)``, in the precision of the chunk."""
+
+    def measured_shape(self, name: str, shape: tuple[int, ...], measured: Measured) -> tuple[int, ...]:
+        """The shape that what was measured of a tensor of this shape must have: the same."""
+        return shape
+
+    def step(self, name: str, shape: tuple[int, ...], size: int, measured: Measured | None) -> int:
+        """How many elements of a tensor a chunk has, at least 1, about ``size``, as `cut` says."""
+        if self.cut == "row" and shape:
+            return max(size // max(shape[-1], 1), 1) * shape[-1]
+        return max(math.prod(shape), 1) if self.cut == "tensor" else size
+
+    def beside(self, name: str, shape: tuple[int, ...], measured: Measured | None) -> int:
+        """About how many bytes it holds beside a tensor's chunks while the tensor is merged."""
+        return 0
 
     def but(self, **settings: Any) -> Rule:
         """This rule with other settings."""

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor
 from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.fused import fused
+from polytask.merge.engine.measured import Measured
 from polytask.merge.engine.ranks import BINS, NEIGHBOURS, SAMPLE, Cut, Ranking, exactly
-from polytask.merge.engine.rule import Cuts, Products, Rule, Statistic
+from polytask.merge.engine.rule import Cuts, Prepared, Products, Rule, Statistic
+from polytask.merge.engine.source import Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,29 +33,6 @@ GOLDEN = (5**0.5 - 1) / 2
 
 BLOCK = 2**12
 """Elements whose products are added up at once, in the merge's precision: sums do not depend on how chunks are cut."""
-
-
-class Source(Protocol):
-    """Tensors by name, of which pieces can be read; a `Checkpoint` is one."""
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Elements ``start`` to ``stop`` of a flattened tensor."""
-
-    def release(self, name: str) -> None:
-        """A hint: the tensor is not needed for a while."""
-
-
-class InMemory:
-    """A state dict as a source."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        return self.tensors[name].detach().reshape(-1)[start:stop]
-
-    def release(self, name: str) -> None:
-        pass
 
 
 Write = Callable[[str, int, Tensor], None]
@@ -73,6 +52,10 @@ class Merge:
         chunk: elements of one model that are merged at a time, at least `BLOCK`; it is rounded down to whole blocks.
         threads: tensors that are merged at once. The result does not depend on it. A cut of all tensors together that goes
             through equal values, of which the first count, has to see them in order: then it is one at a time.
+        measured: of each model, for rules that need it.
+
+    Raises:
+        InputError: the rule cannot do with these models, or with what was measured of them. Nothing is read for it.
     """
 
     def __init__(
@@ -84,14 +67,16 @@ class Merge:
         dtype: torch.dtype = torch.float32,
         chunk: int = CHUNK,
         threads: int = 1,
+        measured: Measured | None = None,
     ) -> None:
-        self.models, self.base, self.threads = list(models), base, threads
+        self.models, self.base, self.threads, self.measured = list(models), base, threads, measured
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.rules = {name: rule if isinstance(rule, Rule) else rule(name) for name in shapes}
         self.dtype = dtype
         self.size = max(chunk // BLOCK, 1) * BLOCK
         for each in set(map(type, self.rules.values())):
             self._check(each)
+        self._check_measured()
         self._found: dict[str, Any] = {}
         self._room = threading.local()
 
@@ -100,6 +85,31 @@ class Merge:
             raise InputError(f"{kind.__name__} works on task vectors: expected a base model")
         if kind.models is not None and kind.models != len(self.models):
             raise InputError(f"{kind.__name__} merges {kind.models} models, not {len(self.models)}")
+        if kind.needs_measured and self.measured is None:
+            raise InputError(f"{kind.__name__} needs what was measured of each model, and nothing was")
+
+    def _check_measured(self) -> None:
+        if self.measured is None:
+            return
+        using = {name for name, rule in self.rules.items() if rule.needs_measured}
+        if self.rules and not using:
+            kind = type(next(iter(self.rules.values()))).__name__
+            raise InputError(f"{kind} needs nothing that was measured of models, expected none")
+        self.measured.check(len(self.models), self.shapes)
+        for name in sorted(self.measured.names & using):
+            self.measured.check_shape(name, self.rules[name].measured_shape(name, self.shapes[name], self.measured))
+
+    def memory(self) -> int:
+        """About how many bytes it takes at its peak: chunks, histograms, and what rules hold beside them."""
+        count, rules = len(self.models), self.rules.items()
+        longest = max([min(self._step(name), math.prod(shape)) for name, shape in self.shapes.items()], default=0)
+        chunks = max(4 * (count + 3) * self.size, (3 * count + 1) * longest) * self.dtype.itemsize
+        ranked = any(isinstance(each, Cuts) for _, rule in rules for each in rule.statistics(count))
+        beside = max([rule.beside(name, self.shapes[name], self.measured) for name, rule in rules], default=0)
+        return self.threads * (chunks + beside + (3 * 8 * count * BINS if ranked else 0))
+
+    def _step(self, name: str) -> int:
+        return self.rules[name].step(name, self.shapes[name], self.size, self.measured)
 
     @torch.no_grad()
     def run(self, write: Write, only: Iterable[str] | None = None) -> None:
@@ -143,13 +153,7 @@ class Merge:
 
     def chunks(self, name: str, found: Mapping[str, Any], again: bool = False) -> Iterator[Chunk]:
         """The tensor's pieces in order; where it is looked at ``again`` soon, its pages stay."""
-        shape = self.shapes[name]
-        total, rule = math.prod(shape), self.rules[name]
-        step = self.size
-        if rule.cut == "row" and shape:
-            step = max(step // max(shape[-1], 1), 1) * shape[-1]
-        elif rule.cut == "tensor":
-            step = max(total, 1)
+        total, step = math.prod(self.shapes[name]), self._step(name)
         read = max(READ // step, 1) * step
         sources = self.models if self.base is None else [self.base, *self.models]
         for start in range(0, total, read):
@@ -158,6 +162,8 @@ class Merge:
                 yield self._chunk(name, start + at, [values[at : at + step] for values in whole], found)
         for source in () if again else sources:
             source.release(name)
+        if self.measured is not None and not again:
+            self.measured.release(name)
 
     def _chunk(self, name: str, start: int, read: Sequence[Tensor], found: Mapping[str, Any]) -> Chunk:
         """The chunk of what was read, ``(n,)`` each: of the base, if there is one, and of each model."""
@@ -175,7 +181,7 @@ class Merge:
                 widened_less(values.view(torch.int16).numpy(), base.numpy(), row.numpy())
             else:
                 row.copy_(values).sub_(base)
-        return Chunk(name, self.shapes[name], start, base, room[:count], room[count : 2 * count], found)
+        return Chunk(name, self.shapes[name], start, base, room[:count], room[count : 2 * count], found, self.measured)
 
     def _culprit(self, chunk: Chunk) -> str:
         stop = chunk.start + chunk.rows.shape[1]
@@ -226,6 +232,9 @@ class Merge:
     def _find(self, statistic: Statistic, name: str, found: Mapping[str, Any]) -> Any:
         if isinstance(statistic, Products):
             return self._products(name)
+        if isinstance(statistic, Prepared):
+            assert self.measured is not None
+            return statistic.make(self.measured, name)
         total = math.prod(self.shapes[name])
         counts = statistic.counts(total)
         if total <= self.size:
@@ -294,11 +303,6 @@ def widened_less(bits: Array, base: Array, out: Array) -> None:
             whole[i] = np.uint32(few[i]) << np.uint32(16)
         for i in range(len(few)):
             number[i] -= less[i]
-
-
-def memory(models: int, dtype: torch.dtype = torch.float32, chunk: int = CHUNK, threads: int = 1) -> int:
-    """About how many bytes a merge takes at its peak, whatever the size of the models: chunks, and histograms."""
-    return threads * (4 * (models + 3) * chunk * dtype.itemsize + 3 * 8 * models * BINS)
 
 
 def _of_model(statistic: Statistic) -> TypeGuard[Cuts]:

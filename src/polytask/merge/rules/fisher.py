@@ -1,9 +1,10 @@
-"""Fisher merging, of models in memory."""
+"""Fisher merging: what each model depends on counts for more."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,12 @@ from torch.func import functional_call, jacrev, vmap
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
-from polytask.merge._models import same_tensors
-from polytask.merge.engine.rule import PerModel, per_model
+from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.measured import Measured
+from polytask.merge.engine.rule import PerModel, Rule, merge_rules, numbers, per_model
+from polytask.merge.engine.source import InMemory
+from polytask.merge.merging import merge_state_dicts
+from polytask.merge.rules._arithmetic import weighted_sum
 from polytask.nn.modes import evaluating
 
 
@@ -77,6 +82,57 @@ def fisher_diagonal(
     return {name: total / examples for name, total in sums.items()}
 
 
+@merge_rules.add("fisher")
+@dataclass(frozen=True)
+class Fisher(Rule):
+    """The mean of the models, each parameter of each weighted by how much its own model depends on it.
+
+    ``theta = sum_k w_k F_k theta_k / sum_k w_k F_k``, with what `fisher_diagonal` measured as ``F``; no base is needed.
+    Matena and Raffel, *Merging models with Fisher-weighted averaging*, NeurIPS 2022. Theirs keeps the floor from all but the
+    model that matters most, if there is one; here all have it. Tensors of which nothing was measured are averaged by ``w``.
+
+    Args:
+        weight: ``w``, at least 0, not all 0.
+        floor: what every Fisher value is at least, above 0: where nothing depends on a parameter, models are averaged.
+        normalize: whether first to divide each model's Fisher values by their length, so that no model counts for more only
+            because its gradients are larger. Then they are read twice.
+    """
+
+    weight: PerModel = 1.0
+    floor: float = 1e-6
+    normalize: bool = True
+
+    vectors = False
+    needs_base = False
+    needs_measured = True
+
+    def __post_init__(self) -> None:
+        weights = numbers(self.weight)
+        if min(weights, default=-1) < 0 or sum(weights) <= 0:
+            raise InputError(f"weights {weights}: expected numbers of at least 0, not all 0")
+        if not 0 < self.floor < math.inf:
+            raise InputError(f"floor {self.floor:g}: expected a finite number above 0")
+
+    def merge(self, chunk: Chunk) -> Tensor:
+        weights = per_model(self.weight, len(chunk.rows), "weight")
+        measured, importance = chunk.measured, chunk.scratch
+        if measured is None or chunk.name not in measured.names:
+            return weighted_sum(chunk.rows, [w / sum(weights) for w in weights])
+        smallest = torch.finfo(importance.dtype).tiny
+        for k, (row, weight) in enumerate(zip(importance, weights, strict=True)):
+            row.copy_(measured.at(k, chunk.name, chunk.start, chunk.start + len(row)))
+            low, high = torch.aminmax(row)
+            if not (low >= 0 and high < math.inf):
+                raise InputError(
+                    f"measured of model {k + 1}: tensor {chunk.name!r}: Fisher values that are below 0 or not finite"
+                )
+            if self.normalize:
+                row.div_(max(measured.length(k), smallest))
+            row.clamp_(min=self.floor).mul_(weight)
+        above = weighted_sum(chunk.rows.mul_(importance), [1.0] * len(weights))
+        return above.div_(weighted_sum(importance, [1.0] * len(weights)))
+
+
 def merge_fisher(
     models: Sequence[Mapping[str, Tensor]],
     fishers: Sequence[Mapping[str, Tensor]],
@@ -84,59 +140,25 @@ def merge_fisher(
     floor: float = 1e-6,
     normalize: bool = True,
 ) -> dict[str, Tensor]:
-    """The mean of the models, each parameter of each weighted by how much its own model depends on it.
-
-    ``theta = sum_k w_k F_k theta_k / sum_k w_k F_k``. Matena and Raffel, *Merging models with Fisher-weighted averaging*,
-    NeurIPS 2022. Theirs keeps the floor from all but the model that matters most, if there is one; here all have it.
+    """Models in memory merged by `Fisher`, in float64.
 
     Args:
         models: state dicts with the same names and shapes.
-        fishers: for each model what `fisher_diagonal` gave. Tensors that are in none of them are averaged by ``w``.
-        weight: ``w``, at least 0, not all 0.
-        floor: what every Fisher value is at least, above 0: where nothing depends on a parameter, models are averaged.
-        normalize: whether first to divide each model's Fisher values by their length, so that no model counts for more only
-            because its gradients are larger.
+        fishers: for each model what `fisher_diagonal` gave. Tensors that are in none of them are averaged by ``weight``.
+        weight: of each model, at least 0, not all 0.
+        floor: what every Fisher value is at least, above 0.
+        normalize: whether first to divide each model's Fisher values by their length.
 
     Returns:
-        A state dict in the precision of the first model; arithmetic is in float64. Whole numbers are the first model's.
+        A state dict in the precision of the first model. Whole numbers are the first model's.
+
+    Raises:
+        InputError: names or shapes differ, or Fisher values are below 0 or not finite.
     """
     if len(fishers) != len(models):
         raise InputError(f"{len(fishers)} Fisher diagonals, expected one for each of {len(models)} models")
-    if not 0 < floor < math.inf:
-        raise InputError(f"floor {floor}: expected a finite number above 0")
-    weights = per_model(weight, len(models), "weight")
-    if not models:
-        raise InputError("no models, expected at least one")
-    same_tensors(models, models[0])
-    if min(weights) < 0 or sum(weights) <= 0:
-        raise InputError(f"weights {weights}: expected numbers of at least 0, not all 0")
-    for k, fisher in enumerate(fishers, 1):
-        for name, values in fisher.items():
-            if name not in models[0] or name not in fishers[0] or values.shape != models[0][name].shape:
-                raise InputError(
-                    f"Fisher diagonal {k}: tensor {name!r} of shape {list(values.shape)} fits none of the models'"
-                )
-            if not bool((values >= 0).all()) or not bool(values.isfinite().all()):
-                raise InputError(f"Fisher diagonal {k}: tensor {name!r} has values that are below 0 or not finite")
-        if missing := sorted(fishers[0].keys() - fisher.keys()):
-            raise InputError(f"Fisher diagonal {k}: no tensor {missing[0]!r}, which the first one has")
-    lengths = [math.sqrt(sum(float(v.double().square().sum()) for v in fisher.values())) for fisher in fishers]
-    factors = [1 / length if normalize and length > 0 else 1.0 for length in lengths]
-
-    merged = {}
-    for name, first in models[0].items():
-        if not first.is_floating_point():
-            merged[name] = first.detach().clone()
-            continue
-        above, below = torch.zeros_like(first, dtype=torch.float64), torch.zeros_like(first, dtype=torch.float64)
-        for model, fisher, w, factor in zip(models, fishers, weights, factors, strict=True):
-            importance = (
-                (fisher[name].double() * factor).clamp_(min=floor) * w if name in fisher else torch.tensor(w).double()
-            )
-            above += importance * model[name].detach().double()
-            below += importance
-        merged[name] = (above / below).to(first.dtype)
-    return merged
+    measured = Measured(map(InMemory, fishers))
+    return merge_state_dicts(Fisher(weight, floor, normalize), models, dtype=torch.float64, measured=measured)
 
 
 def _map(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:

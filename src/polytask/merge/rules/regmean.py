@@ -1,7 +1,9 @@
-"""RegMean, of models in memory."""
+"""RegMean: linear layers that give what each model gave on its own inputs."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +12,19 @@ from torch import Tensor, nn
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
-from polytask.merge._models import same_tensors
+from polytask.merge.engine.chunk import Chunk
+from polytask.merge.engine.measured import Measured
+from polytask.merge.engine.rule import Prepared, Rule, Statistic, merge_rules, share
+from polytask.merge.engine.source import InMemory
+from polytask.merge.merging import merge_state_dicts
+from polytask.merge.rules._arithmetic import weighted_sum
 from polytask.nn.modes import evaluating
+
+ROWS = 256
+"""Rows of a weight, or columns of one that is ``(in, out)``, that are solved for at once."""
+
+INPUTS_FIRST = "inputs_first"
+"""The note that lists the layers whose weights are ``(in, out)``, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,61 @@ def gram_matrices(model: nn.Module, batches: Iterable[Inputs]) -> dict[str, Gram
     return {name: Gram(total / max(rows[name], 1), rows[name], first[name]) for name, total in sums.items()}
 
 
+@dataclass(frozen=True)
+class Factor:
+    """Of the sum of all models' Gram matrices, each with its off-diagonal times ``shrink`` and a little on its diagonal.
+
+    Attributes:
+        lower: Cholesky's, ``(in, in)``, float64.
+        own: for each model what its Gram matrix times ``shrink`` lacks on the diagonal, ``(K, in)``, float64.
+        inputs_first: whether the weight is ``(in, out)``.
+    """
+
+    lower: Tensor
+    own: Tensor
+    inputs_first: bool = False
+
+
+def factorize(gram: Callable[[int], Tensor], count: int, width: int, shrink: float, inputs_first: bool = False) -> Factor:
+    """The `Factor` of ``count`` Gram matrices, ``(width, width)``, which are asked for by their number, one at a time.
+
+    To each a small multiple of the identity is added, so that what no model has seen is averaged.
+
+    Raises:
+        InputError: they are not positive semidefinite.
+    """
+    total, own = torch.zeros(width, width, dtype=torch.float64), torch.empty(count, width, dtype=torch.float64)
+    for k in range(count):
+        own[k] = _add(total, gram(k), shrink)
+    diagonal = total.diagonal().clone()
+    size = float(diagonal.sum()) / max(width, 1) or 1.0
+    jitter = 1e-10
+    while True:
+        total.diagonal().copy_(diagonal + count * jitter * size)
+        lower, failed = torch.linalg.cholesky_ex(total)
+        if not int(failed):
+            return Factor(lower, own + jitter * size, inputs_first)
+        if jitter > 1:
+            raise InputError("the Gram matrices are not positive semidefinite")
+        jitter *= 10
+
+
+def _add(total: Tensor, gram: Tensor, shrink: float) -> Tensor:
+    """Add a Gram matrix, its off-diagonal times ``shrink``, to ``total``; what that lacks on the diagonal, ``(in,)``."""
+    lacks = gram.diagonal() * (1 - shrink)
+    total.add_(gram, alpha=shrink).diagonal().add_(lacks)
+    return lacks
+
+
+def solved(factor: Factor, weights: Sequence[Tensor], gram: Callable[[int], Tensor], shrink: float) -> Tensor:
+    """Rows of the merged weight, ``(n, in)``, float64, from each model's, of which Gram matrices are asked for in turn."""
+    wanted = torch.zeros(weights[0].shape, dtype=torch.float64)
+    for k, weight in enumerate(weights):
+        wide = weight.to(torch.float64, copy=True)
+        wanted.add_(wide @ gram(k).T, alpha=shrink).add_(wide.mul_(factor.own[k]))
+    return torch.cholesky_solve(wanted.T, factor.lower).T
+
+
 def solve(weights: Sequence[Tensor], grams: Sequence[Tensor], shrink: float) -> Tensor:
     """The linear layer whose outputs are nearest to those of all layers, on the inputs that each has seen.
 
@@ -84,35 +152,110 @@ def solve(weights: Sequence[Tensor], grams: Sequence[Tensor], shrink: float) -> 
     Returns:
         ``(in, out)``, float64.
     """
-    total = torch.stack([gram.double() for gram in grams])
-    diagonal = torch.diag_embed(total.diagonal(dim1=1, dim2=2))
-    shrunk = shrink * total + (1 - shrink) * diagonal
-    size = float(diagonal.sum()) / max(total.shape[1], 1) or 1.0
-    identity = torch.eye(total.shape[1], dtype=torch.float64)
-    jitter = 1e-10
-    while True:
-        every = shrunk + jitter * size * identity
-        factor, failed = torch.linalg.cholesky_ex(every.sum(0))
-        if not int(failed):
-            break
-        if jitter > 1:
-            raise InputError("the Gram matrices are not positive semidefinite")
-        jitter *= 10
-    wanted = sum((g @ w.double() for g, w in zip(every, weights, strict=True)), torch.zeros(weights[0].shape).double())
-    return torch.cholesky_solve(wanted, factor)
+
+    def gram(k: int) -> Tensor:
+        return grams[k].double()
+
+    factor = factorize(gram, len(grams), len(weights[0]), shrink)
+    return solved(factor, [weight.T for weight in weights], gram, shrink).T
+
+
+@merge_rules.add("regmean")
+@dataclass(frozen=True)
+class RegMean(Rule):
+    """Linear layers merged so that each gives what its models gave on their own inputs; all else is averaged.
+
+    See `solve`; ``G`` is what `gram_matrices` measured, and no base is needed. Jin, Ren, Preotiuc-Pietro and Cheng,
+    *Dataless knowledge fusion by merging weights of language models*, ICLR 2023. Gram matrices are means over inputs, so
+    that a model does not count for more because it saw more of them.
+
+    A weight ``(out, in)`` is merged `ROWS` rows at a time: beside them there are three matrices ``(in, in)`` in float64 at
+    most, of which one is a model's, however many models and rows there are. Each Gram matrix is read once, and again for
+    every `ROWS` rows. A weight ``(in, out)``, as GPT-2's, is in memory as a whole, twice for each model.
+
+    Args:
+        shrink: what off-diagonal entries are multiplied by, from 0 to 1.
+    """
+
+    shrink: float = 0.9
+
+    vectors = False
+    needs_base = False
+    needs_measured = True
+
+    def __post_init__(self) -> None:
+        share(self.shrink, "shrink")
+
+    def measured_shape(self, name: str, shape: tuple[int, ...], measured: Measured) -> tuple[int, ...]:
+        first = _inputs_first(measured, 0, name)
+        for k in range(len(measured.sources)):
+            if len(shape) != 2 or _inputs_first(measured, k, name) != first:
+                raise InputError(f"Gram matrix {name!r} of model {k + 1}: no such matrix in the models")
+        return (shape[0 if first else 1],) * 2
+
+    def step(self, name: str, shape: tuple[int, ...], size: int, measured: Measured | None) -> int:
+        if measured is None or name not in measured.names:
+            return size
+        return shape[0] * shape[1] if _inputs_first(measured, 0, name) else ROWS * shape[1]
+
+    def beside(self, name: str, shape: tuple[int, ...], measured: Measured | None) -> int:
+        if measured is None or name not in measured.names:
+            return 0
+        return 3 * 8 * math.prod(self.measured_shape(name, shape, measured))
+
+    def statistics(self, count: int) -> Sequence[Statistic]:
+        return (Prepared("factor", self._factor),)
+
+    def _factor(self, measured: Measured, name: str) -> Factor | None:
+        if name not in measured.names:
+            return None
+        width = measured.sources[0].entries[name].shape[0]
+        first = _inputs_first(measured, 0, name)
+        try:
+            return factorize(lambda k: measured.whole(k, name), len(measured.sources), width, self.shrink, first)
+        except InputError as error:
+            raise InputError(f"tensor {name!r}: {error}") from error
+
+    def merge(self, chunk: Chunk) -> Tensor:
+        factor, measured = chunk.found["factor"], chunk.measured
+        if factor is None or measured is None:
+            return weighted_sum(chunk.rows, [1.0] * len(chunk.rows)).div_(len(chunk.rows))
+        rows, out = (room.view(len(room), -1, chunk.width) for room in (chunk.rows, chunk.scratch))
+        if factor.inputs_first:
+            rows, out = rows.mT, out.mT
+        # The same rows together whatever the chunks: a product's last bits depend on how many rows it has.
+        for start in range(0, rows.shape[1], ROWS):
+            some = rows[:, start : start + ROWS].unbind()
+            out[0, start : start + ROWS] = solved(factor, some, lambda k: measured.whole(k, chunk.name), self.shrink)
+        return chunk.scratch[0]
+
+
+def _inputs_first(measured: Measured, k: int, name: str) -> bool:
+    """Whether a note beside what was measured of model ``k``, from 0, says that a weight is ``(in, out)``."""
+    note = measured.sources[k].metadata.get(INPUTS_FIRST, "[]")
+    try:
+        names = json.loads(note)
+    except json.JSONDecodeError:
+        names = None
+    if not isinstance(names, list):
+        raise InputError(f"measured of model {k + 1}: note {INPUTS_FIRST} {note[:40]!r}: expected a list of names")
+    return name in names
+
+
+def as_source(grams: Mapping[str, Gram]) -> InMemory:
+    """Gram matrices by name as a source, with a note of those whose weights are ``(in, out)``."""
+    first = [name for name, gram in grams.items() if gram.inputs_first]
+    return InMemory({name: gram.matrix for name, gram in grams.items()}, {INPUTS_FIRST: json.dumps(first)})
 
 
 def merge_regmean(
     models: Sequence[Mapping[str, Tensor]], grams: Sequence[Mapping[str, Gram]], shrink: float = 0.9
 ) -> dict[str, Tensor]:
-    """Linear layers merged so that each gives what its models gave on their own inputs; all else is averaged.
-
-    See `solve`. Jin, Ren, Preotiuc-Pietro and Cheng, *Dataless knowledge fusion by merging weights of language models*,
-    ICLR 2023. Gram matrices are means over inputs, so that a model does not count for more because it saw more of them.
+    """Models in memory merged by `RegMean`, in float64.
 
     Args:
         models: state dicts with the same names and shapes.
-        grams: for each model what `gram_matrices` gave.
+        grams: for each model what `gram_matrices` gave. Tensors that are in none of them are averaged.
         shrink: what off-diagonal entries are multiplied by, from 0 to 1.
 
     Returns:
@@ -123,33 +266,5 @@ def merge_regmean(
     """
     if len(grams) != len(models):
         raise InputError(f"{len(grams)} sets of Gram matrices, expected one for each of {len(models)} models")
-    if not 0 <= shrink <= 1:
-        raise InputError(f"shrink {shrink}: expected a number from 0 to 1")
-    if not models:
-        raise InputError("no models, expected at least one")
-    same_tensors(models, models[0])
-    for k, own in enumerate(grams, 1):
-        if odd := sorted(own.keys() ^ grams[0].keys()):
-            raise InputError(f"Gram matrices of model {k}: {odd[0]!r} is not in every set, expected the same layers in all")
-        for name, gram in own.items():
-            weight = models[0].get(name)
-            if weight is None or weight.ndim != 2 or gram.inputs_first != grams[0][name].inputs_first:
-                raise InputError(f"Gram matrix {name!r} of model {k}: no such matrix in the models")
-            width = weight.shape[0 if gram.inputs_first else 1]
-            if gram.matrix.shape != (width, width) or not bool(gram.matrix.isfinite().all()):
-                raise InputError(
-                    f"Gram matrix {name!r} of model {k} has shape {list(gram.matrix.shape)}, "
-                    f"expected {[width, width]} and finite values"
-                )
-    merged = {}
-    for name, first in models[0].items():
-        tensors = [model[name].detach() for model in models]
-        if not first.is_floating_point():
-            merged[name] = first.detach().clone()
-        elif name not in grams[0]:
-            merged[name] = (sum((t.double() for t in tensors[1:]), tensors[0].double()) / len(models)).to(first.dtype)
-        else:
-            turned = not grams[0][name].inputs_first
-            found = solve([t.T if turned else t for t in tensors], [own[name].matrix for own in grams], shrink)
-            merged[name] = (found.T if turned else found).to(first.dtype).contiguous()
-    return merged
+    measured = Measured(map(as_source, grams))
+    return merge_state_dicts(RegMean(shrink), models, dtype=torch.float64, measured=measured)

@@ -14,7 +14,8 @@ from polytask.errors import InputError
 from polytask.merge._models import same_tensors
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, merge_rules, per_model, share
-from polytask.merge.engine.run import CHUNK, InMemory, Merge
+from polytask.merge.engine.run import CHUNK, Merge
+from polytask.merge.engine.source import InMemory
 from polytask.merge.rules._arithmetic import elected, kept, trimmed, weighted_sum
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from polytask.merge.engine.run import Source
+from polytask.merge.engine.source import Source
 
 SPAN = 2**20
 """Elements that are read at a time to gather scattered rows from, where reading makes a copy: not from a memory map."""
