@@ -113,7 +113,7 @@ def split(bits: Array, signed: bool, low: Any, high: Any) -> tuple[int, Array]:
             above = np.int32(above + np.int32(key > high))
             within = np.int32(within + np.int32(key >= low))
             marks[i] = np.uint8(key >= low) ^ np.uint8(key > high)
-        larger += above
+        larger += int(above)
         if within == above:
             continue
         for j in range(8):
@@ -155,8 +155,8 @@ def keep(values: Array, low: Any, low_left: int, high: Any, high_left: int) -> t
             for i in range(len(part)):
                 size = abs(part[i])
                 part[i] *= one * ((size >= least) & (size < most))
-            low_seen += at_low
-            high_seen += at_high
+            low_seen += int(at_low)
+            high_seen += int(at_high)
             continue
         for i in range(len(part)):
             size = abs(part[i])

@@ -87,7 +87,7 @@ def times_straight(out: Array, row: Array, total: Array, straight: Any) -> int:
         bent = abs(product) >= straight
         curved = np.int32(curved + np.int32(bent))
         out[i] = out[i] * (one if bent else product) + zero
-    return curved
+    return int(curved)
 
 
 def _compete(row: Array, strength: Array, low: float, high: float) -> None:
@@ -143,8 +143,8 @@ def score(
         signed = sizes.mul_(rows.sign())
         total = _in_pairs(signed) if agreement == "pairs" else weighted_sum(signed, [1.0] * count)
     # All of one row, then of the next: a row stays in the cache.
-    for k, (row, found, *limits) in enumerate(zip(rows, scores, low, high, strict=True)):
-        importance(row.numpy(), *limits, count, max(count - LARGEST_EXPONENT, 0), found.numpy())
+    for k, (row, found, least, most) in enumerate(zip(rows, scores, low, high, strict=True)):
+        importance(row.numpy(), least, most, count, max(count - LARGEST_EXPONENT, 0), found.numpy())
         found.exp_()
         if agreement == "pairs":
             found.mul_(total[k]).add_(0.0)
