@@ -25,7 +25,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     }
     seeds = list(measurements.values())
     figure = Figure(figsize=(11.5, 3.8), layout="constrained")
-    curves, ends, episodes = figure.subplots(1, 3, width_ratios=(1.3, 1, 0.6))
+    curves, ends, episodes = figure.subplots(1, 3, width_ratios=(1.3, 1, 0.75))
     for row, (name, (colour, _)) in enumerate(arms.items()):
         prefix = f"{name} at "
         times = sorted(int(key.removeprefix(prefix)) for key in seeds[0] if key.startswith(prefix))
@@ -48,7 +48,7 @@ def plot(measurements: Mapping[int, Measurements]) -> Figure:
     episodes.set_yticks(range(len(horizons)), list(horizons.values()))
     episodes.set_ylim(len(horizons) - 0.5, -0.5)
     episodes.set_xlim(left=0)
-    episodes.set_title("over four steps, kinds of states unknown", loc="left", fontsize=10)
+    episodes.set_title("episodes of four steps", loc="left", fontsize=10)
     for axes in (curves, ends, episodes):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
