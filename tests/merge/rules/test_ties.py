@@ -47,6 +47,26 @@ def test_the_whole_model(make: object, merge_by: Literal["mean", "sum"], densiti
     assert_close(merge(TIES(densities, 0.8, weights, "model", merge_by), models, base, chunk), expected)
 
 
+@pytest.mark.parametrize("chunk", [4096, 2**16])
+def test_an_even_election_adds_up_what_adamerging_pp_learns_coefficients_of(chunk: int) -> None:
+    base, models = make_models()
+    weights = [0.2, 0.9, 0.0]
+    vectors = [{name: model[name] - base[name] for name in base} for model in models]
+    chosen = trim_and_elect(vectors, 0.3)
+    expected = {
+        name: base[name] + sum(w * vector[name] for w, vector in zip(weights, chosen, strict=True)) for name in base
+    }
+    found = merge(TIES(0.3, weight=weights, merge_by="sum", election="even"), models, base, chunk)
+    assert_close(found, expected)
+    weighted = merge(TIES(0.3, weight=weights, merge_by="sum"), models, base, chunk)
+    assert any(bool((weighted[name] - found[name]).abs().max() > 1e-3) for name in base)
+    # A mean of equal weights is the same either way.
+    even, usual = (merge(TIES(0.3, election=how), models, base, chunk) for how in ("even", "weighted"))
+    assert_close(even, usual)
+    with pytest.raises(InputError, match="election 'none'"):
+        TIES(election="none")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("make", [make_models, quantised])
 @pytest.mark.parametrize("merge_by", ["mean", "sum"])
 def test_by_tensor(make: object, merge_by: Literal["mean", "sum"]) -> None:

@@ -16,7 +16,7 @@ from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.rule import Cuts, PerModel, Rule, merge_rules, per_model, share
 from polytask.merge.engine.run import CHUNK, Merge
 from polytask.merge.engine.source import InMemory
-from polytask.merge.rules._arithmetic import elected, kept, trimmed, weighted_sum
+from polytask.merge.rules._arithmetic import elect, elected, kept, trimmed, weighted_sum
 
 
 @merge_rules.add("ties")
@@ -36,6 +36,8 @@ class TIES(Rule):
         weight: ``w``.
         scope: whether to trim each task vector as a whole, as in the paper, or ``"tensor"`` by tensor, as mergekit does.
         merge_by: ``"mean"``, as in the paper, or ``"sum"``.
+        election: whether ``w`` counts in it, ``"weighted"``, or not, ``"even"``: with ``merge_by="sum"`` and learned weights
+            that is AdaMerging++, see `trim_and_elect`.
     """
 
     density: PerModel = 0.2
@@ -43,6 +45,7 @@ class TIES(Rule):
     weight: PerModel = 1.0
     scope: Literal["model", "tensor"] = "model"
     merge_by: Literal["mean", "sum"] = "mean"
+    election: Literal["weighted", "even"] = "weighted"
 
     def __post_init__(self) -> None:
         share(self.density, "density")
@@ -50,13 +53,21 @@ class TIES(Rule):
             raise InputError(f"scope {self.scope!r}: expected 'model' or 'tensor'")
         if self.merge_by not in ("mean", "sum"):
             raise InputError(f"merge_by {self.merge_by!r}: expected 'mean' or 'sum'")
+        if self.election not in ("weighted", "even"):
+            raise InputError(f"election {self.election!r}: expected 'weighted' or 'even'")
 
     def statistics(self, count: int) -> Sequence[Cuts]:
         return (kept(self.density, count, self.scope),)
 
     def merge(self, chunk: Chunk) -> Tensor:
-        weights = per_model(self.weight, len(chunk.rows), "weight")
-        return chunk.plus_base(elected(trimmed(chunk, "kept"), weights, self.merge_by), self.scale)
+        weights, rows = per_model(self.weight, len(chunk.rows), "weight"), trimmed(chunk, "kept")
+        if self.election == "even":
+            agree = rows * elect(rows) > 0
+            total = weighted_sum(rows.mul_(agree), weights)
+            if self.merge_by == "mean":
+                total /= weighted_sum(agree.to(rows.dtype), list(map(abs, weights))).clamp_(min=torch.finfo(rows.dtype).tiny)
+            return chunk.plus_base(total, self.scale)
+        return chunk.plus_base(elected(rows, weights, self.merge_by), self.scale)
 
 
 @torch.no_grad()
