@@ -53,9 +53,7 @@ def test_an_even_election_adds_up_what_adamerging_pp_learns_coefficients_of(chun
     weights = [0.2, 0.9, 0.0]
     vectors = [{name: model[name] - base[name] for name in base} for model in models]
     chosen = trim_and_elect(vectors, 0.3)
-    expected = {
-        name: base[name] + sum(w * vector[name] for w, vector in zip(weights, chosen, strict=True)) for name in base
-    }
+    expected = {name: base[name] + sum(w * vector[name] for w, vector in zip(weights, chosen, strict=True)) for name in base}
     found = merge(TIES(0.3, weight=weights, merge_by="sum", election="even"), models, base, chunk)
     assert_close(found, expected)
     weighted = merge(TIES(0.3, weight=weights, merge_by="sum"), models, base, chunk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ class Cut:
     quota: int
     parts: bool
     seen: int = 0
+
+    @cached_property
+    def value(self) -> float:
+        """``at`` as a number."""
+        return float(self.at)
 
     def above(self, values: Tensor) -> Tensor:
         """Which of the next ``values``, ``(n,)``, are above the cut. Every value has to be asked for once, in order.
@@ -269,6 +275,11 @@ def all_or_nothing(count: int, total: int, dtype: torch.dtype) -> Cut | None:
     if 0 < count < total:
         return None
     return Cut(torch.tensor(torch.inf if count <= 0 else -torch.inf, dtype=dtype), 0, False)
+
+
+def needs_search(counts: Sequence[Sequence[int]], total: int) -> bool:
+    """Whether any of so many of ``total`` values are to be above a cut: of none or all it is known without a look."""
+    return any(0 < count < total for wanted in counts for count in wanted)
 
 
 class Ranking:

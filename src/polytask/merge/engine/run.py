@@ -16,7 +16,7 @@ from polytask.errors import InputError
 from polytask.merge.engine.chunk import Chunk
 from polytask.merge.engine.fused import fused
 from polytask.merge.engine.measured import Measured
-from polytask.merge.engine.ranks import BINS, NEIGHBOURS, SAMPLE, Cut, Ranking, exactly
+from polytask.merge.engine.ranks import BINS, NEIGHBOURS, SAMPLE, Cut, Ranking, exactly, needs_search
 from polytask.merge.engine.rule import Cuts, Prepared, Products, Rule, Statistic
 from polytask.merge.engine.source import Source
 
@@ -206,8 +206,9 @@ class Merge:
             if any(other.counts(total) != counts for other in cuts):
                 raise InputError(f"{type(self.rules[names[0]]).__name__}: one cut for all tensors needs one setting for all")
             every = dict(zip(names, cuts, strict=True))
-            # A larger sample than of one tensor: of so many values, fewer may be left in doubt.
-            sample = torch.cat([self._sample(every[name], name, -(-total // 64)) for name in names], 1)
+            sample = None
+            if needs_search(counts, total):  # a larger sample than of one tensor: of so many, fewer may be left in doubt
+                sample = torch.cat([self._sample(every[name], name, -(-total // 64)) for name in names], 1)
             ranking = Ranking(counts, total, sample, self.dtype, cuts[0].signed)
 
             def a_pass(every: Mapping[str, Cuts] = every) -> Iterator[Tensor]:
@@ -241,7 +242,8 @@ class Merge:
             values = [statistic.values(chunk).clone() for chunk in self.chunks(name, found, again=True)]
             each = zip(torch.cat(values, 1), counts, strict=True) if values else ()
             return [exactly(row, wanted, statistic.signed) for row, wanted in each]
-        ranking = Ranking(counts, total, self._sample(statistic, name, total, found), self.dtype, statistic.signed)
+        sample = self._sample(statistic, name, total, found) if needs_search(counts, total) else None
+        ranking = Ranking(counts, total, sample, self.dtype, statistic.signed)
         return ranking.run((statistic.values(chunk) for chunk in self.chunks(name, found, again=True)) for _ in iter(int, 1))
 
     def _sample(self, statistic: Cuts, name: str, of: int, found: Mapping[str, Any] | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,10 +24,11 @@ def kept(density: PerModel, count: int, scope: Literal["model", "tensor"]) -> Cu
     return Cuts("kept", lambda n: [[int(d * n)] for d in densities], scope=scope)
 
 
-def weighted_sum(rows: Tensor, weights: Sequence[float]) -> Tensor:
-    """``sum_k w_k rows[k]``, ``(n,)``, added up in the order of the rows, ``(K, n)``."""
-    total = rows[0] * weights[0]
-    for row, weight in zip(rows[1:], weights[1:], strict=True):
+def weighted_sum(rows: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    """``sum_k w_k rows[k]``, ``(n,)``, added up in the order of the rows, ``K`` times ``(n,)``."""
+    each = iter(rows)
+    total = next(each) * weights[0]
+    for row, weight in zip(each, weights[1:], strict=True):
         total.add_(row, alpha=weight)
     return total
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -236,15 +236,19 @@ class PCB(Rule):
         return score(chunk.rows, *_limits(chunk, "pcb sizes", "pcb smallest"), self.agreement, chunk.scratch)
 
     def merge(self, chunk: Chunk) -> Tensor:
-        count = len(chunk.rows)
         strength = self._scores(chunk)
-        for scores, *limits in zip(strength.numpy(), *_limits(chunk, "pcb scores", "pcb lowest"), strict=True):
-            normalize(scores, *limits)
-        total = weighted_sum(strength, [1.0] * count)
+        weak, strong = _limits(chunk, "pcb scores", "pcb lowest")
         low, high = _limits(chunk, "pcb sizes", "pcb smallest")
-        for row, strong, *limits in zip(chunk.rows.numpy(), strength.numpy(), low, high, strict=True):
-            compete(row, strong, *limits)
-        merged = weighted_sum(chunk.rows, per_model(self.weight, count, "weight"))
+        total = torch.zeros_like(strength[0])
+
+        def competing() -> Iterator[Tensor]:
+            for k, (row, scores) in enumerate(zip(chunk.rows, strength, strict=True)):
+                normalize(scores.numpy(), weak[k], strong[k])
+                total.add_(scores)
+                compete(row.numpy(), scores.numpy(), low[k], high[k])
+                yield row
+
+        merged = weighted_sum(competing(), per_model(self.weight, chunk.rows.shape[0], "weight"))
         return chunk.plus_base(merged.div_(total.clamp_(min=1e-12)), self.scale)
 
 
@@ -261,7 +265,7 @@ def _limits(chunk: Chunk, found: str, lowest: str) -> tuple[list[float], list[fl
     """The smaller and the larger value that a statistic found for each row."""
     lows, highs = [], []
     for (low, high), (least,) in zip(cuts_of(chunk, found), cuts_of(chunk, lowest), strict=True):
-        smallest, low_at, high_at = -float(least.at), float(low.at), float(high.at)
+        smallest, low_at, high_at = -least.value, low.value, high.value
         if not math.isfinite(smallest):
             smallest = 0.0  # one value alone is nothing
         highs.append(high_at if math.isfinite(high_at) else smallest)
