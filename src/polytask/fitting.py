@@ -180,9 +180,7 @@ def rehearse(data: DataSet, out: Path | str, recipe: Recipe, *, fabric: Any = No
     parameters = sum(p.numel() for p in model.parameters())
     # A checkpoint holds weights, two moments and the best weights; the new one is written beside the old, then the model.
     needed = 9 * sum(p.numel() * p.element_size() for p in model.parameters())
-    free = free_bytes(out)
-    if free < needed:
-        raise InputError(f"{out}: its disk has {free:,} bytes free, the run needs about {needed:,}")
+    free = check_room(out, needed)
     clock = Clock()
     fit(
         model,
@@ -232,16 +230,19 @@ def check_same_run(run: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def free_bytes(out: Path) -> int:
-    """The room on the disk of ``out``; `InputError` when nothing can be written there."""
+def check_room(out: Path, needed: int) -> int:
+    """The bytes that are free on the disk of ``out``; `InputError` where they are too few, or nothing can be written."""
     folder = out.absolute().parent
     while not folder.exists():
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return shutil.disk_usage(folder).free
+            free = shutil.disk_usage(folder).free
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    if free < needed:
+        raise InputError(f"{out}: its disk has {free:,} bytes free, the run needs about {needed:,}")
+    return free
 
 
 class Clock:

@@ -24,8 +24,8 @@ from polytask.fitting import (
     Clock,
     Recipe,
     Rehearsal,
+    check_room,
     check_same_run,
-    free_bytes,
     run_folder,
 )
 from polytask.training import Fitted, Metrics, fit
@@ -135,9 +135,7 @@ def rehearse(
     # A checkpoint holds weights, two moments, the memory, and the best of both; the new one is written beside the old.
     needed = sum(9 * p.numel() * p.element_size() for p in model.parameters())
     needed += sum(5 * b.numel() * b.element_size() for b in model.buffers())
-    free = free_bytes(out)
-    if free < needed:
-        raise InputError(f"{out}: its disk has {free:,} bytes free, the run needs about {needed:,}")
+    free = check_room(out, needed)
     clock, few = Clock(), size * REHEARSED_STEPS
     first = data.train[:few]
     fit(

@@ -118,12 +118,4 @@ def check_later(saved: SavedEvents, events: Events) -> None:
 
 def _batches(saved: SavedEvents, events: Events, size: int) -> Iterator[EventBatch]:
     for start in range(0, len(events), size):
-        part = slice(start, start + size)
-        yield EventBatch(
-            events.source[part],
-            events.destination[part],
-            events.time[part],
-            None if events.features is None else events.features[part],
-            None if events.labels is None else events.labels[part],
-            position=saved.model.seen[0],
-        )
+        yield EventBatch.of(events, slice(start, start + size), position=saved.model.seen[0])

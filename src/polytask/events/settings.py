@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from polytask.events.model import EventModel
@@ -9,7 +10,7 @@ from polytask.register import Register
 
 
 @dataclass(frozen=True)
-class EventSettings:
+class EventSettings(ABC):
     """What builds a model of events. A subclass has more of them, JSON values with defaults.
 
     Args:
@@ -20,9 +21,9 @@ class EventSettings:
     nodes: int
     edge_width: int = 0
 
+    @abstractmethod
     def build(self) -> EventModel:
         """A new model, which has seen nothing."""
-        raise NotImplementedError
 
 
 event_models: Register[type[EventSettings]] = Register("model of events")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import safetensors.torch as safetensors
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from polytask.errors import InputError
+from polytask.files import replacing
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -26,7 +30,21 @@ def same_tensors(models: Sequence[Mapping[str, Tensor]], reference: Mapping[str,
                 raise InputError(f"model {k}: tensor {name!r} has shape {shapes}")
 
 
-def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors, which may share memory, and notes to a safetensors file, whole or not at all.
+
+    Raises `InputError` where it cannot be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            mode = temporary.stat().st_mode & 0o777
+            safetensors.save_file(_apart(tensors), temporary, dict(metadata))
+            temporary.chmod(mode)  # safetensors keeps a file to its owner; this one is for whoever may read the folder
+    except SafetensorError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, contiguous and no two in the same memory, as a safetensors file needs them."""
     seen: set[int] = set()
     apart = {}

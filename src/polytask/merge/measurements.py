@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch as safetensors
-from safetensors import SafetensorError
 from torch import Tensor
 
 from polytask.errors import InputError
-from polytask.files import replacing
-from polytask.merge._models import apart
+from polytask.merge._models import save_tensors
 from polytask.merge.engine.source import InMemory
 from polytask.merge.rules.regmean import Gram, as_source
 
@@ -33,10 +30,4 @@ def save_measured(path: Path | str, measured: Mapping[str, Tensor] | Mapping[str
     tensors = {name: each for name, each in measured.items() if isinstance(each, Tensor)}
     source = as_source(grams) if grams else InMemory(tensors)
     held = {name: tensor.detach().cpu() for name, tensor in source.tensors.items()}
-    try:
-        with replacing(path) as temporary:
-            mode = temporary.stat().st_mode & 0o777
-            safetensors.save_file(apart(held), temporary, {"format": "pt", **source.metadata})
-            temporary.chmod(mode)  # safetensors keeps a file to its owner; this one is for whoever may read the folder
-    except SafetensorError as error:
-        raise InputError(f"{path}: cannot be written ({error})") from error
+    save_tensors(path, held, {"format": "pt", **source.metadata})

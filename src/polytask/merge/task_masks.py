@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import safetensors.torch as safetensors
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -20,8 +19,7 @@ from torch.func import functional_call
 
 from polytask.data.examples import Inputs
 from polytask.errors import InputError
-from polytask.files import replacing
-from polytask.merge._models import apart
+from polytask.merge._models import save_tensors
 from polytask.merge._task_vectors import (
     Weights,
     check_fits,
@@ -291,13 +289,7 @@ class TaskMasks:
                 tensors |= {f"{kind}/{index}/{name}": tensor for name, tensor in part[task].items()}
         about = {"tasks": list(self.tasks), "shapes": {name: list(theta.shape) for name, theta in self.base.items()}}
         metadata = {"format": FORMAT, **{key: json.dumps(value) for key, value in about.items()}}
-        try:
-            with replacing(path) as temporary:
-                mode = temporary.stat().st_mode & 0o777
-                safetensors.save_file(apart(tensors), temporary, metadata)
-                temporary.chmod(mode)  # safetensors keeps a file to its owner; this one is for whoever may read the folder
-        except SafetensorError as error:
-            raise InputError(f"{path}: cannot be written ({error})") from error
+        save_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

@@ -48,6 +48,21 @@ class EventBatch:
         self.negative_source, self.position = negative_source, position
         self._ends: tuple[Tensor, Tensor] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        events: Events,
+        part: slice,
+        negative: Tensor | None = None,
+        negative_source: Tensor | None = None,
+        position: int = 0,
+    ) -> EventBatch:
+        """The batch of a part of some events."""
+        features = None if events.features is None else events.features[part]
+        labels = None if events.labels is None else events.labels[part]
+        columns = events.source[part], events.destination[part], events.time[part], features, labels
+        return cls(*columns, negative, negative_source, position)
+
     def __len__(self) -> int:
         return len(self.time)
 
@@ -123,15 +138,5 @@ class EventBatches:
         events = self.events
         for k in range(skip, len(self)):
             start, stop = k * self.batch_size, min((k + 1) * self.batch_size, len(events))
-            part = slice(start, stop)
             sources, negative = self.negatives.draw(start, stop, generator(self.seed, number, k))
-            yield EventBatch(
-                events.source[part],
-                events.destination[part],
-                events.time[part],
-                None if events.features is None else events.features[part],
-                None if events.labels is None else events.labels[part],
-                negative,
-                sources,
-                self.before + start,
-            )
+            yield EventBatch.of(events, slice(start, stop), negative, sources, self.before + start)

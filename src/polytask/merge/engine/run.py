@@ -257,16 +257,18 @@ class Merge:
         # At uneven distances: at even ones that fit a matrix's width, all would be of the same columns.
         places = [int((i + i * GOLDEN % 1) * (total // NEIGHBOURS) / blocks) for i in range(blocks)]
         whole = total - total % NEIGHBOURS
+        by_read: dict[int, list[int]] = {}
+        for place in places:
+            start = place * NEIGHBOURS // READ * READ
+            by_read.setdefault(start, []).append(place - start // NEIGHBOURS)
 
         def looked_at(source: Source) -> Tensor:
             if blocks * NEIGHBOURS > whole:
                 return source.read(name, 0, wanted)
             found = []
-            for start in range(0, whole, READ):
-                here = [place - start // NEIGHBOURS for place in places if start <= place * NEIGHBOURS < start + READ]
-                if here:
-                    read = source.read(name, start, min(start + READ, whole)).view(-1, NEIGHBOURS)
-                    found.append(read[here].view(-1))
+            for start, here in by_read.items():
+                read = source.read(name, start, min(start + READ, whole)).view(-1, NEIGHBOURS)
+                found.append(read[here].view(-1))
             return torch.cat(found)[:wanted]
 
         read = list(map(looked_at, self.models if self.base is None else [self.base, *self.models]))
